@@ -1,0 +1,99 @@
+import math
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from prunelab import stats
+
+
+def test_t_quantiles_are_those_of_the_printed_tables():
+    table = {1: 12.7062, 2: 4.3027, 3: 3.1824, 4: 2.7764, 5: 2.5706, 10: 2.2281, 29: 2.0452, 30: 2.0423, 120: 1.9799}
+    for freedom, value in table.items():
+        assert stats.t_quantile(0.975, freedom) == pytest.approx(value, abs=1e-4)
+        assert stats.t_quantile(0.025, freedom) == pytest.approx(-value, abs=1e-4)
+
+
+def test_the_seed_interval_is_the_one_worked_out_by_hand():
+    # 1, 2, 3: mean 2, standard deviation 1, half width 4.3027 / sqrt(3)
+    mean, lo, hi = stats.seed_interval([1.0, 2.0, 3.0])
+    assert (mean, lo, hi) == pytest.approx((2.0, 2 - 2.48414, 2 + 2.48414), abs=1e-4)
+
+
+def test_one_unit_has_a_mean_but_no_interval():
+    for function in (stats.seed_interval, stats.paired_bootstrap):
+        mean, lo, hi = function([0.25])
+        assert mean == 0.25 and math.isnan(lo) and math.isnan(hi)
+
+
+def test_the_interval_covers_a_known_difference_95_times_of_100():
+    # normal differences and skewed ones (a shifted exponential, as losses of hard passages are), 60 units each
+    generator = np.random.default_rng(7)
+    for draw in (lambda: generator.normal(0.3, 1.0, 60), lambda: generator.exponential(1.0, 60) - 0.7):
+        hits = 0
+        for trial in range(1000):
+            _, lo, hi = stats.paired_bootstrap(draw(), draws=1000, seed=trial)
+            hits += lo <= 0.3 <= hi
+        assert 930 <= hits <= 970
+
+
+def test_the_interval_covers_with_eight_units_as_well():
+    generator, hits = np.random.default_rng(8), 0
+    for trial in range(1000):
+        _, lo, hi = stats.paired_bootstrap(generator.normal(0.3, 1.0, 8), draws=1000, seed=trial)
+        hits += lo <= 0.3 <= hi
+    assert 930 <= hits <= 970
+
+
+def test_every_ratio_statistic_covers_a_known_slow_down():
+    generator = np.random.default_rng(9)
+    for statistic in stats.STATISTICS:
+        hits = 0
+        for trial in range(1000):
+            dense = np.exp(generator.normal(3.0, 0.5, 31))  # a common drift, which pairing takes out
+            variant = dense * 1.05 * np.exp(generator.normal(0.0, 0.03, 31))
+            _, lo, hi = stats.paired_ratio(variant, dense, draws=500, seed=trial, statistic=statistic)
+            hits += lo <= 1.05 <= hi
+        assert 930 <= hits <= 975, statistic
+
+
+def test_a_constant_difference_has_an_interval_of_no_width():
+    assert stats.paired_bootstrap([0.5] * 9) == (0.5, 0.5, 0.5)
+    assert stats.paired_ratio([3.0] * 9, [2.0] * 9) == pytest.approx((1.5, 1.5, 1.5))
+
+
+def test_the_same_seed_gives_the_same_interval_and_another_seed_another():
+    values = np.random.default_rng(0).normal(size=40)
+    assert stats.paired_bootstrap(values, seed=3) == stats.paired_bootstrap(values, seed=3)
+    assert stats.paired_bootstrap(values, seed=3) != stats.paired_bootstrap(values, seed=4)
+
+
+def test_swapping_variant_and_dense_inverts_the_ratio():
+    generator = np.random.default_rng(1)
+    a, b = np.exp(generator.normal(size=20)), np.exp(generator.normal(size=20))
+    ratio, lo, hi = stats.paired_ratio(a, b, statistic="mean", seed=2)
+    back, back_lo, back_hi = stats.paired_ratio(b, a, statistic="mean", seed=2)
+    assert (back, back_lo, back_hi) == pytest.approx((1 / ratio, 1 / hi, 1 / lo))
+
+
+def test_memory_stays_bounded_with_many_units():
+    values = np.random.default_rng(0).normal(size=20_000)
+    tracemalloc.start()
+    stats.paired_bootstrap(values, draws=500)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 60e6  # all at once would be 160 MB
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: stats.paired_bootstrap([]), "no values"),
+        (lambda: stats.paired_bootstrap([1.0, math.nan]), "1 of 2 values are not finite"),
+        (lambda: stats.paired_ratio([1.0, 2.0], [1.0]), "2 of the variant, 1 of dense"),
+        (lambda: stats.paired_ratio([1.0, 0.0], [1.0, 1.0]), "above zero"),
+    ],
+)
+def test_faults_are_named(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
