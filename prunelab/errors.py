@@ -1,0 +1,16 @@
+"""A user's mistake is told in one line; a bug of ours keeps its traceback."""
+
+import sys
+
+
+class InputError(ValueError):
+    """Bad input. Its text is one line: the thing, what was expected and found, what to do."""
+
+
+def exit_cleanly(main) -> None:
+    """Run a command's `main()`; an `InputError` becomes one line on stderr and exit code 1."""
+    try:
+        main()
+    except InputError as error:
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        sys.exit(1)

