@@ -34,6 +34,15 @@ def build(architecture: str, config: dict, **extra):
         raise InputError(f"train.config: {architecture!r} refuses it: {error}") from error
 
 
+def computes_bf16() -> bool:
+    """Whether this machine multiplies bf16 natively; emulated, it is several times slower than fp32."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
 def context_length(config) -> int | None:
     """The longest sequence a model of this config takes, in tokens; None where it sets no limit."""
     for name in ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len"):

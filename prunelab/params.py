@@ -76,6 +76,7 @@ class Train(Section):
     max_grad_norm: Positive
     precision: Literal["auto", "fp32", "bf16"]
     evaluate_every_epochs: Count
+    validation_windows: Count | None
     early_stopping_patience: Count | None
     tracker: Tracker
 

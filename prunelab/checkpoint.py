@@ -1,0 +1,184 @@
+"""A model on disk: a plain Hugging Face folder, or a packed variant that is as small as its zeros allow.
+
+Packed: every masked tensor T is stored as `T.bits` (uint8: numpy's packbits of the row-major keep-mask, 1 = kept) and
+`T.values` (the surviving values in row-major order, the model's dtype); all others as they are. A 30-60 % sparse file
+is smaller with a bit mask than with any index format (CSR breaks even only at 50 %). Reading needs no transformers
+until a model is built.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import safe_open, save_file
+
+from prunelab.errors import InputError
+from prunelab.files import read_json, whole_directory, write_json
+
+PACKED_INDEX = "packed.index.json"
+PACKED_FORMAT = "prunelab-packed-1"
+SHARD_BYTES = 2_000_000_000
+# Beside the tensors a variant holds what the dense folder needs to be loaded: config, tokenizer, generation defaults.
+COMPANIONS = ("*.json", "*.txt", "*.model", "*.jinja")
+NOT_COMPANIONS = {"prunable.json", "sparsity.json", "manifest.json", PACKED_INDEX, "model.safetensors.index.json"}
+
+
+class Tensors:
+    """The tensors of a plain folder (one safetensors file or shards), read one at a time.
+
+    Raises InputError for a folder without safetensors and for a file that is cut off or corrupt.
+    """
+
+    def __init__(self, folder):
+        folder = Path(folder)
+        files = sorted(folder.glob("model*.safetensors"))
+        if not files:
+            raise InputError(f"{folder}: no model*.safetensors in it; expected a Hugging Face folder with safetensors")
+        self._file_of: dict[str, Path] = {}
+        self._handles = {}
+        for path in files:
+            self._handles[path] = self._open(path)
+            self._file_of |= {name: path for name in self._handles[path].keys()}  # noqa: SIM118 (not a dict)
+        self.nbytes = sum(path.stat().st_size for path in files)
+
+    @staticmethod
+    def _open(path: Path):
+        try:
+            return safe_open(path, "pt")
+        except SafetensorError as error:
+            raise InputError(f"{path}: cut off or corrupt ({error}); fetch or train it again") from None
+
+    def names(self) -> list[str]:
+        return list(self._file_of)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._file_of
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        if name not in self._file_of:
+            raise InputError(f"{name}: no such tensor among {len(self._file_of)} of this model")
+        return self._handles[self._file_of[name]].get_tensor(name)
+
+
+class PackedWriter:
+    """Writes a variant's tensors into `folder` one by one, in shards, so that no more than a shard is held in memory."""
+
+    def __init__(self, folder, shard_bytes: int = SHARD_BYTES):
+        self.folder, self.shard_bytes = Path(folder), shard_bytes
+        self.files: dict[str, str] = {}
+        self.nbytes = self.parameters = self.nonzeros = 0
+        self._tensors: dict[str, torch.Tensor] = {}
+        self._shapes: dict[str, list[int]] = {}
+        self._held = self._shards = 0
+
+    def add(self, name: str, tensor: torch.Tensor, keep: torch.Tensor | None = None) -> None:
+        """Add a tensor; with `keep` (bool, the same shape) only the values where it is True are stored."""
+        tensor = tensor.detach().cpu()
+        self.parameters += tensor.numel()
+        if keep is None:
+            parts = {name: tensor.contiguous()}
+            self.nonzeros += int(tensor.count_nonzero())
+        else:
+            keep = keep.cpu()
+            values = tensor[keep]
+            parts = {f"{name}.bits": torch.from_numpy(np.packbits(keep.numpy())), f"{name}.values": values}
+            self._shapes[name] = list(tensor.shape)
+            self.nonzeros += int(values.count_nonzero())
+        self._tensors |= parts
+        self._held += sum(part.nbytes for part in parts.values())
+        if self._held >= self.shard_bytes:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._shards += 1
+        file = f"packed-{self._shards:05d}.safetensors"
+        save_file(self._tensors, self.folder / file, {"shapes": json.dumps(self._shapes)})
+        for part in self._tensors:
+            self.files[part.removesuffix(".bits").removesuffix(".values")] = file
+        self.nbytes += (self.folder / file).stat().st_size
+        self._tensors, self._shapes, self._held = {}, {}, 0
+
+    def close(self) -> None:
+        """Write the last shard and the index; without it the folder cannot be loaded."""
+        if self._tensors:
+            self._flush()
+        write_json(self.folder / PACKED_INDEX, {"format": PACKED_FORMAT, "files": self.files})
+
+
+def is_packed(folder) -> bool:
+    return (Path(folder) / PACKED_INDEX).exists()
+
+
+def unpacked(folder):
+    """Yield (name, tensor) of a packed variant, zeros put back. Raises InputError for a damaged folder."""
+    folder = Path(folder)
+    index = read_json(folder / PACKED_INDEX)
+    if index.get("format") != PACKED_FORMAT:
+        raise InputError(f"{folder / PACKED_INDEX}: format {index.get('format')!r}, this version reads {PACKED_FORMAT}")
+    for file in sorted(set(index["files"].values())):
+        handle = Tensors._open(folder / file)
+        shapes = json.loads(handle.metadata()["shapes"])
+        for name in (name for name, where in index["files"].items() if where == file):
+            if name not in shapes:
+                yield name, handle.get_tensor(name)
+                continue
+            values = handle.get_tensor(f"{name}.values")
+            size = int(np.prod(shapes[name]))
+            bits = np.unpackbits(handle.get_tensor(f"{name}.bits").numpy(), count=size).view(bool)
+            tensor = torch.zeros(size, dtype=values.dtype)
+            tensor[torch.from_numpy(bits)] = values
+            yield name, tensor.view(shapes[name])
+
+
+def masks_of(folder):
+    """Yield (name, keep) of the masked tensors of a packed variant, bool, in the tensor's shape."""
+    index = read_json(Path(folder) / PACKED_INDEX)
+    for file in sorted(set(index["files"].values())):
+        handle = Tensors._open(Path(folder) / file)
+        for name, shape in json.loads(handle.metadata()["shapes"]).items():
+            bits = np.unpackbits(handle.get_tensor(f"{name}.bits").numpy(), count=int(np.prod(shape)))
+            yield name, torch.from_numpy(bits.view(bool)).view(shape)
+
+
+def copy_companions(source, target) -> None:
+    """Copy what a folder needs beside its tensors: config, tokenizer, generation settings."""
+    for pattern in COMPANIONS:
+        for path in Path(source).glob(pattern):
+            if path.name not in NOT_COMPANIONS:
+                shutil.copyfile(path, Path(target) / path.name)
+
+
+def load(folder, dtype: torch.dtype | None = None):
+    """The model in `folder`, plain or packed, in eval mode, on the CPU.
+
+    `dtype` None keeps the stored one. Raises InputError when there is no model, or tensors and config do not agree.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    folder = Path(folder)
+    if not (folder / "config.json").exists():
+        raise InputError(f"{folder}: no config.json in it; expected a model's folder")
+    if not is_packed(folder):
+        Tensors(folder)  # a broken file gets our line instead of a traceback from deep inside
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype or "auto").eval()
+    state = dict(unpacked(folder))
+    config = AutoConfig.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(
+        None, config=config, state_dict=state, dtype=dtype or next(iter(state.values())).dtype
+    )
+    return model.eval()
+
+
+def export(folder, out) -> None:
+    """Write the variant in `folder` as a plain Hugging Face folder that `from_pretrained` loads without this package."""
+    with whole_directory(out) as partial:
+        copy_companions(folder, partial)
+        if is_packed(folder):
+            tensors = dict(unpacked(folder))
+        else:
+            source = Tensors(folder)
+            tensors = {name: source[name] for name in source.names()}
+        save_file(tensors, partial / "model.safetensors", {"format": "pt"})

@@ -1,0 +1,19 @@
+"""`python -m prunelab.export models/magnitude-50 plain/`: a variant as a folder for `from_pretrained`."""
+
+import argparse
+
+from prunelab import checkpoint
+from prunelab.errors import exit_cleanly
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("variant", help="a model's folder, packed or plain")
+    parser.add_argument("out", help="the folder to write; replaced if it exists")
+    arguments = parser.parse_args()
+    checkpoint.export(arguments.variant, arguments.out)
+    print(f"{arguments.out}: AutoModelForCausalLM.from_pretrained({arguments.out!r}) loads it")
+
+
+if __name__ == "__main__":
+    exit_cleanly(main)

@@ -1,0 +1,266 @@
+"""Train a causal language model with transformers' own Trainer, resumable at any moment, every weight followed.
+
+The run is one long sequence of windows, numbered from 0: window `i` of a seed is always the same text, so a resumed run
+sees exactly what the unbroken one would have seen. An *epoch* is `windows_per_epoch` of them.
+"""
+
+import csv
+import functools
+import hashlib
+import json
+import math
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, EarlyStoppingCallback, Trainer, TrainingArguments, set_seed
+
+from prunelab import models
+from prunelab.characters import character_tokenizer
+from prunelab.errors import InputError
+from prunelab.files import sha256_file, write_json
+from prunelab.tracker import STATE_FILE, WeightHistory, WeightHistoryCallback
+
+CURVE_COLUMNS = ("step", "epoch", "tick", "train_loss", "validation_loss", "learning_rate")
+
+
+class TrainingWindows(torch.utils.data.Dataset):
+    """All windows of a run, in the order of training; item `i` is {"input_ids", "labels"}, each (context,) int64.
+
+    Args:
+        tokens: (N,) the training text; context: tokens a window; per_epoch: windows an epoch, or None to cover
+            the text once an epoch, in seeded order, from a seeded phase.
+        batch_size: an epoch is rounded up to whole batches.
+    """
+
+    def __init__(self, tokens, context: int, epochs: int, per_epoch: int | None, batch_size: int, seed: int):
+        if len(tokens) < 2 * context:
+            raise InputError(f"train.context: {context} tokens a window, but the training text has only {len(tokens)}")
+        self.tokens, self.context, self.seed, self.covering = tokens, context, seed, per_epoch is None
+        windows = per_epoch or (len(tokens) - context) // context
+        self.steps_per_epoch = math.ceil(windows / batch_size)
+        self.per_epoch = self.steps_per_epoch * batch_size
+        self.epochs = epochs
+        self._starts_of = functools.lru_cache(maxsize=2)(self._starts)
+
+    def _starts(self, epoch: int) -> np.ndarray:
+        generator = np.random.default_rng((self.seed, epoch))
+        if not self.covering:
+            return generator.integers(0, len(self.tokens) - self.context + 1, self.per_epoch)
+        phase = generator.integers(0, self.context)
+        starts = np.arange(phase, len(self.tokens) - self.context + 1, self.context)
+        return np.resize(generator.permutation(starts), self.per_epoch)  # the last batch is filled from the front
+
+    def __len__(self) -> int:
+        return self.epochs * self.per_epoch
+
+    def __getitem__(self, index: int) -> dict:
+        start = int(self._starts_of(index // self.per_epoch)[index % self.per_epoch])
+        window = self.tokens[start : start + self.context]
+        return {"input_ids": window, "labels": window}
+
+
+def validation_windows(tokens, context: int, limit: int | None) -> list[dict]:
+    """Non-overlapping windows of the validation text, `limit` of them evenly spaced (None: all)."""
+    starts = np.arange(0, len(tokens) - context + 1, context)
+    if not len(starts):
+        raise InputError(f"validation text: {len(tokens)} tokens are less than one window of {context}")
+    if limit is not None and limit < len(starts):
+        starts = starts[np.linspace(0, len(starts) - 1, limit).astype(int)]
+    return [{"input_ids": tokens[s : s + context], "labels": tokens[s : s + context]} for s in starts.tolist()]
+
+
+class FiniteTrainer(Trainer):
+    """The library's Trainer, stopping at the first loss that is not finite."""
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if not torch.isfinite(loss):
+            raise InputError(
+                f"training step {self.state.global_step + 1}: the loss is {loss.item()}; nothing was written; "
+                "lower train.learning_rate, raise train.warmup_steps, or set train.precision: fp32"
+            )
+        return loss
+
+
+def run(settings, data: Path, out: Path, seed: int, callbacks=()) -> None:
+    """Train (or take) the model of `settings.train` on `data` and write the dense model's folder into `out`.
+
+    `out` is an existing empty folder. It gets a plain Hugging Face folder, `prunable.json`, `best/model.safetensors`
+    and `history/`. Checkpoints live in `checkpoints/<hash of all that decides the result>/` until the run has ended,
+    so that a killed run continues and a changed setting starts anew.
+    """
+    train = settings.train
+    model, tokenizer = _start(settings, data, seed)
+    limit = models.context_length(model.config)
+    if limit and train.context > limit:
+        raise InputError(f"train.context: {train.context} exceeds the model's {limit} positions")
+    if train.epochs:
+        texts = {part: (data / "text" / f"{part}.txt").read_text(encoding="utf-8") for part in ("train", "validation")}
+        tokens = {part: encode(tokenizer, text) for part, text in texts.items()}
+        work = Path("checkpoints") / _fingerprint(train, seed, data)
+        trainer, history = _trainer(train, model, tokens, work, seed, callbacks)
+        trainer.train(resume_from_checkpoint=_last_checkpoint(work))
+        _write_history(history, trainer, out / "history")
+        _write_best(trainer, out / "best")
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    write_json(out / "prunable.json", models.prunable_tensors(model))
+    if train.epochs:
+        shutil.rmtree(work)
+
+
+def encode(tokenizer, text: str) -> torch.Tensor:
+    """(N,) int64 token ids of a whole text, without special tokens."""
+    # verbose=False: a whole book is longer than the model's context on purpose.
+    return torch.tensor(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+
+def _start(settings, data: Path, seed: int):
+    """The model and tokenizer that training starts from."""
+    train = settings.train
+    if train.start == "fetched":
+        folder = data / "model"
+        if not folder.is_dir():
+            raise InputError("train.start: fetched, but fetch.model brought no model; set fetch.model")
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        return model, AutoTokenizer.from_pretrained(folder)
+    # The alphabet of all three parts: a letter that only a held-out play has must not be an unknown token.
+    tokenizer = character_tokenizer(
+        "".join(p.read_text(encoding="utf-8") for p in sorted((data / "text").glob("*.txt")))
+    )
+    set_seed(seed)
+    special = {"bos_token_id": None, "eos_token_id": None}  # characters have none; the default would be out of range
+    return models.build(train.architecture, {**train.config, "vocab_size": len(tokenizer)}, **special), tokenizer
+
+
+def _trainer(train, model, tokens, work: Path, seed: int, callbacks):
+    windows = TrainingWindows(
+        tokens["train"], train.context, train.epochs, train.windows_per_epoch, train.batch_size, seed
+    )
+    steps_per_epoch = windows.steps_per_epoch
+    tracker = train.tracker
+    steps_per_tick = tracker.every * (steps_per_epoch if tracker.tick == "epoch" else 1)
+    history = WeightHistory(
+        model,
+        [tensor["name"] for tensor in models.prunable_tensors(model)],
+        value=tracker.value,
+        weighting=tracker.weighting,
+        beta=tracker.beta,
+        window=tracker.window,
+        total_ticks=train.epochs * steps_per_epoch // steps_per_tick,
+        trajectories=tracker.trajectories,
+        seed=seed,
+    )
+    evaluate_every = min(train.evaluate_every_epochs, train.epochs) * steps_per_epoch
+    bf16 = train.precision == "bf16" or (train.precision == "auto" and models.computes_bf16())
+    arguments = TrainingArguments(
+        output_dir=str(work),
+        train_sampling_strategy="sequential",
+        num_train_epochs=1,  # the windows are one long sequence; our epochs are parts of it
+        per_device_train_batch_size=train.batch_size,
+        per_device_eval_batch_size=max(train.batch_size, 4096 // train.context),
+        learning_rate=train.learning_rate,
+        lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_kwargs={"min_lr": train.min_learning_rate},
+        warmup_steps=train.warmup_steps,
+        weight_decay=train.weight_decay,
+        adam_beta2=train.beta2,
+        max_grad_norm=train.max_grad_norm,
+        bf16=bf16,
+        eval_strategy="steps",
+        eval_steps=evaluate_every,
+        logging_steps=evaluate_every,
+        save_strategy="steps",
+        save_steps=evaluate_every,
+        save_total_limit=3,  # best, last, and the one before in case the last was cut off while being written
+        metric_for_best_model="eval_loss",
+        greater_is_better=False,
+        prediction_loss_only=True,
+        logging_nan_inf_filter=False,
+        report_to="none",
+        disable_tqdm=not sys.stderr.isatty(),
+        dataloader_pin_memory=torch.cuda.is_available(),
+        seed=seed,
+    )
+    stopping = (
+        [EarlyStoppingCallback(early_stopping_patience=train.early_stopping_patience)]
+        if train.early_stopping_patience
+        else []
+    )
+    trainer = FiniteTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=windows,
+        eval_dataset=validation_windows(tokens["validation"], train.context, train.validation_windows),
+        callbacks=[*callbacks, *stopping, WeightHistoryCallback(history, "steps", steps_per_tick)],
+    )
+    return trainer, history
+
+
+def _fingerprint(train, seed: int, data: Path) -> str:
+    """A name for the run that changes with everything that decides its result."""
+    decisive = [train.model_dump(), seed, torch.__version__]
+    decisive += [sha256_file(data / "text" / f"{part}.txt") for part in ("train", "validation")]
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _last_checkpoint(work: Path) -> str | None:
+    """The newest checkpoint that was written to its end; cut-off ones are removed. None to start anew."""
+    whole = []
+    for folder in work.glob("checkpoint-*"):
+        # The weight history is the last file that a save writes.
+        if (folder / STATE_FILE).exists():
+            whole.append(folder)
+        else:
+            shutil.rmtree(folder)
+    newest = max(whole, key=lambda folder: int(folder.name.split("-")[1]), default=None)
+    if newest:
+        print(f"continuing from {newest}", flush=True)
+    return str(newest) if newest else None
+
+
+def _write_history(history: WeightHistory, trainer: Trainer, folder: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder.mkdir()
+    metadata = {"options": json.dumps(history.options())}
+    save_file(history.importance(), folder / "importance.safetensors", metadata)
+    save_file(history.average(), folder / "average.safetensors", metadata)
+    kinds = {"tick": pa.int32(), "step": pa.int64(), "tensor": pa.string(), "index": pa.int64(), "value": pa.float32()}
+    rows = pa.Table.from_pylist(history.trajectories(), pa.schema(kinds.items()))
+    pq.write_table(rows, folder / "trajectories.parquet")
+    with open(folder / "curve.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, CURVE_COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(curve(trainer))
+
+
+def curve(trainer: Trainer) -> list[dict]:
+    """One row an evaluation: `step, epoch, tick, train_loss` (mean since the row before), `validation_loss`,
+    `learning_rate`; losses in nats a token."""
+    windows = trainer.train_dataset
+    steps_per_tick = next(c.every for c in trainer.callback_handler.callbacks if isinstance(c, WeightHistoryCallback))
+    rows: dict[int, dict] = {}
+    for entry in trainer.state.log_history:
+        row = rows.setdefault(entry["step"], {"step": entry["step"]})
+        row["epoch"] = entry["step"] / windows.steps_per_epoch
+        row["tick"] = entry["step"] // steps_per_tick
+        for logged, column in (("loss", "train_loss"), ("eval_loss", "validation_loss"), ("learning_rate",) * 2):
+            if logged in entry:
+                row[column] = entry[logged]
+    return [row for row in rows.values() if "validation_loss" in row]
+
+
+def _write_best(trainer: Trainer, folder: Path) -> None:
+    """The weights with the lowest validation loss, under the same tensor names as the last ones."""
+    folder.mkdir()
+    best = Path(trainer.args.output_dir) / f"checkpoint-{trainer.state.best_global_step}"
+    shutil.copyfile(best / "model.safetensors", folder / "model.safetensors")
+    write_json(
+        folder / "best.json", {"step": trainer.state.best_global_step, "validation_loss": trainer.state.best_metric}
+    )

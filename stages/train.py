@@ -1,0 +1,27 @@
+"""Train (or take) the dense model, following every weight: `python -m stages.train --data data/fetched --out models/dense`."""
+
+import argparse
+from pathlib import Path
+
+from prunelab import params
+from prunelab.errors import exit_cleanly
+from prunelab.files import whole_directory
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m stages.train", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder that the stage fetch wrote")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the dense model")
+    parser.add_argument("--seed", help="a replica's tag, such as s2; without it the study's own seed")
+    arguments = parser.parse_args(argv)
+
+    settings = params.load()
+    # After the settings: a misspelt key must not wait for five seconds of imports.
+    from prunelab import training
+
+    with whole_directory(arguments.out) as partial:
+        training.run(settings, arguments.data, partial, settings.seed_of(arguments.seed))
+
+
+if __name__ == "__main__":
+    exit_cleanly(main)
