@@ -12,6 +12,11 @@ class Method(NamedTuple):
     keep: Literal["final", "average"] = "final"  # the weights that survive: of the checkpoint, or of the averaged clone
     group: Literal["tensor", "row"] = "tensor"  # the lowest scores are found within each
 
+    @property
+    def needs_training(self) -> bool:
+        """Whether it looks at how the weights evolved, which only a model trained here can tell."""
+        return self.score == "history" or self.keep == "average"
+
 
 METHODS = {
     "random": Method("random"),

@@ -123,6 +123,15 @@ class Prune(Section):
     checkpoint: Literal["last", "best"]
     controls: Annotated[list[Literal["average", "best"]], AfterValidator(_distinct)]
 
+    @model_validator(mode="after")
+    def _possible(self):
+        for method in self.methods:
+            allocation = variants.split_method(method)[1] or self.allocation
+            for rate in self.rates:
+                if problem := variants.contradiction(rate, allocation):
+                    raise ValueError(f"{method} at {problem}")
+        return self
+
 
 class Quality(Section):
     context: Annotated[int, Field(ge=2, strict=True)]
@@ -155,6 +164,15 @@ class Settings(Section):
     quality: Quality
     efficiency: Efficiency
     report: Report
+
+    @model_validator(mode="after")
+    def _has_history(self):
+        if self.train.epochs == 0:
+            needing = [m for m in self.prune.methods if METHODS[variants.split_method(m)[0]].needs_training]
+            needing += [f"controls: {control}" for control in self.prune.controls]
+            if needing:
+                raise ValueError(f"prune: {needing[0]} needs a model trained here, but train.epochs is 0")
+        return self
 
     def variants(self) -> list[variants.Variant]:
         """Every pruned variant of the study, in the order of params.yaml."""

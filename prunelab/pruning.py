@@ -34,6 +34,8 @@ def prune(dense, out, plan: Plan) -> dict:
     """
     dense = Path(dense)
     method = METHODS[plan.variant.method]
+    if problem := variants.contradiction(plan.variant.rate, plan.allocation):
+        raise InputError(f"{plan.variant.id}: {problem}")
     scope = tensors_in_scope(dense, plan.scope)
     weights = Tensors(dense if plan.checkpoint == "last" else _existing(dense / "best", "the best checkpoint"))
     kept = _Clone(dense, weights) if method.keep == "average" else weights
@@ -98,8 +100,7 @@ def _masks(plan: Plan, scope: list[dict], layer_of) -> Iterator[tuple[dict, torc
         elif method.group == "row":
             keep = masks.lowest_per_row(rows, rate.sparsity)
         else:
-            # In the tensor's own order: ties are broken by its own index.
-            keep = masks.lowest(values, rate.sparsity).T if tensor["transposed"] else masks.lowest(values, rate.sparsity)
+            keep = masks.lowest(rows, rate.sparsity)
         keep = keep.T if tensor["transposed"] else keep
         yield tensor, keep, prune_rate_of(values, keep, method)
 

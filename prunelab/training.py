@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, EarlyStoppingCallback, Trainer, TrainingArguments, set_seed
+from transformers.utils import logging
 
 from prunelab import models
 from prunelab.characters import character_tokenizer
@@ -94,6 +95,9 @@ def run(settings, data: Path, out: Path, seed: int, callbacks=()) -> None:
     so that a killed run continues and a changed setting starts anew.
     """
     train = settings.train
+    logging.set_verbosity_error()  # hints for users of the library's own scripts
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
     model, tokenizer = _start(settings, data, seed)
     limit = models.context_length(model.config)
     if limit and train.context > limit:

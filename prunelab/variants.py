@@ -56,6 +56,19 @@ def parse_rate(token) -> Rate:
     )
 
 
+def contradiction(rate, allocation: str) -> str | None:
+    """Why this rate cannot be had with this allocation, or None."""
+    parsed = parse_rate(rate)
+    if parsed.prune_rate is not None and allocation not in ("sigma", "global"):
+        return (
+            f"{rate} is a threshold in standard deviations, which decides the shares itself; prune.allocation: "
+            f"{allocation} cannot; allowed: sigma (each tensor's own), global (one for all)"
+        )
+    if parsed.n_of_m and allocation != "uniform":
+        return f"{rate} fixes the share of every group; prune.allocation: {allocation} cannot; allowed: uniform"
+    return None
+
+
 def split_method(name: str) -> tuple[str, str | None]:
     """`magnitude-global` → (`magnitude`, `global`); a method without an allocation of its own → (name, None)."""
     base, _, last = name.rpartition("-")

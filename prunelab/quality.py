@@ -1,0 +1,258 @@
+"""How good a model still is: loss on held-out windows, and how far its predictions moved from the dense model's.
+
+The cost of scoring a language model is its vocabulary: 16k tokens times 50k logits are 3 GB in fp32. So the decoder runs
+on batches of windows, and its last hidden states (d numbers a token instead of V) go through the head in chunks of a few
+MB, from which loss, divergence and agreement are taken at once. No logit outlives its chunk.
+
+Bits per byte = total nats / ln 2 / UTF-8 bytes of the scored text: the one loss that compares over tokenizers.
+KL is KL(dense || variant) of the next-token distribution, in nats, averaged over tokens.
+"""
+
+import math
+import sys
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from prunelab import models, stats
+from prunelab.errors import InputError
+from prunelab.windows import PADDING, Windows
+
+CHUNK_BYTES = 16 << 20  # fp32 logits held at once; larger ones only leave the processor's cache
+
+
+class Head(NamedTuple):
+    """From last hidden states to logits: `softcap(scale · (h Wᵀ + b))`; without a weight the states are the logits."""
+
+    weight: torch.Tensor | None = None  # (vocabulary, d)
+    bias: torch.Tensor | None = None  # (vocabulary,)
+    scale: float = 1.0
+    softcap: float | None = None  # logits become cap · tanh(logits / cap)
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits (n, vocabulary) in fp32 of hidden states (n, d)."""
+        if self.weight is None:
+            return hidden.float()
+        logits = torch.nn.functional.linear(hidden, self.weight, self.bias).float()
+        if self.scale != 1.0:
+            logits *= self.scale
+        if self.softcap:
+            logits = torch.tanh(logits / self.softcap) * self.softcap
+        return logits
+
+
+class DenseStates(NamedTuple):
+    """The dense model's predictions on the first windows: its last hidden states, and the head that reads them."""
+
+    hidden: torch.Tensor  # (windows, context - 1, d)
+    head: Head
+
+
+class Scores(NamedTuple):
+    nll: np.ndarray  # (windows, context - 1) float32, nats a token; nan where a window is padded
+    loss: np.ndarray  # (windows,) float64, mean nats a token
+    kl: np.ndarray  # (KL windows,) float64, mean nats a token; empty without dense states
+    agreement: np.ndarray  # (windows,) float64, share of tokens with the dense model's first choice; empty without it
+
+
+def precision(setting: str = "auto") -> str:
+    """`bf16` or `fp32` for the setting `auto` on this machine: bf16 only where it is computed natively."""
+    return ("bf16" if models.computes_bf16() else "fp32") if setting == "auto" else setting
+
+
+def ready(model, dtype: str):
+    """The model in evaluation mode, in `dtype` (`fp32` or `bf16`), on the GPU when there is one."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return model.eval().to(device=device, dtype={"fp32": torch.float32, "bf16": torch.bfloat16}[dtype])
+
+
+def check_context(model, context: int) -> None:
+    """Raises InputError when a window is longer than what the model was built for."""
+    longest = models.context_length(model.config)
+    if longest is not None and context > longest:
+        raise InputError(f"quality.context: {context} tokens, but this model's context is {longest}; at most that")
+
+
+def split(model):
+    """(body, head): `body(ids)` gives last hidden states (B, L, d), and `head` turns them into the model's own logits.
+
+    Both are checked against `model(ids).logits`. Where an architecture does more between the two than `Head` knows, the
+    body gives the logits themselves, which is right but holds them for a whole batch.
+    """
+    config, output = model.config, model.get_output_embeddings()
+    if output is not None and model.base_model is not model:
+        head = Head(
+            output.weight,
+            getattr(output, "bias", None),
+            scale=getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0),
+            softcap=getattr(config, "final_logit_softcapping", None),
+        )
+        ids = torch.arange(4, device=output.weight.device)[None] % output.weight.shape[0]
+        with torch.inference_mode():
+            hidden = model.base_model(input_ids=ids, use_cache=False)[0]
+            expected = model(input_ids=ids, use_cache=False).logits.float()
+            if hidden.shape[-1] == output.weight.shape[1]:
+                found = head(hidden[0])[None]
+                tolerance = 1e-4 if hidden.dtype == torch.float32 else 2e-2
+                # equal_nan: a broken model is told by its loss, with its name, and not here.
+                if torch.allclose(found, expected, rtol=tolerance, atol=tolerance, equal_nan=True):
+                    return lambda ids: model.base_model(input_ids=ids, use_cache=False)[0], head
+    return lambda ids: model(input_ids=ids, use_cache=False).logits, Head()
+
+
+@torch.inference_mode()
+def score(
+    model,
+    tokens: np.ndarray,
+    name: str,
+    *,
+    batch_tokens: int,
+    dense: DenseStates | None = None,
+    dense_choice: np.ndarray | None = None,
+) -> Scores:
+    """Score windows `tokens` (windows, context) int32 with a model made `ready`.
+
+    name: of the variant, for errors and the progress bar. dense: the first len(dense.hidden) windows get a KL.
+    dense_choice: (windows, context - 1), the dense model's most probable tokens. Raises InputError, which names the
+    variant, when a loss is not finite.
+    """
+    check_context(model, tokens.shape[1])
+    body, head = split(model)
+    device = next(model.parameters()).device
+    count, length = tokens.shape[0], tokens.shape[1] - 1
+    nll = np.full((count, length), np.nan, dtype=np.float32)
+    agree = np.zeros((count, length), dtype=bool)
+    kl = np.zeros((len(dense.hidden) if dense else 0, length), dtype=np.float32)
+    moved = dense.head._replace(**_on(dense.head, device)) if dense else None
+    with progress(name, count * length) as advance:
+        for rows in _batches(count, max(1, batch_tokens // (length + 1)), len(kl)):
+            batch = torch.from_numpy(tokens[rows].astype(np.int64)).to(device)
+            hidden = body(batch[:, :-1].clamp(min=0)).flatten(0, 1)
+            target = batch[:, 1:].flatten()
+            reference = dense.hidden[rows].to(device).flatten(0, 1) if rows.stop <= len(kl) else None
+            choice = None
+            if dense_choice is not None:
+                choice = torch.from_numpy(dense_choice[rows].astype(np.int64)).to(device).flatten()
+            found = _score_rows(hidden, head, target, reference, moved, choice)
+            nll[rows] = found[0].reshape(-1, length).cpu().numpy()
+            if reference is not None:
+                kl[rows] = found[1].reshape(-1, length).cpu().numpy()
+            if choice is not None:
+                agree[rows] = found[2].reshape(-1, length).cpu().numpy()
+            advance(batch.shape[0] * length)
+    scored = tokens[:, 1:] != PADDING
+    if (broken := scored & ~np.isfinite(nll)).any():
+        windows = np.flatnonzero(broken.any(axis=1))
+        raise InputError(
+            f"{name}: the loss is not finite in {len(windows)} of {count} windows, first in window {windows[0]}; "
+            "its weights overflow or hold values that are not numbers"
+        )
+    nll[~scored] = np.nan
+    return Scores(
+        nll,
+        np.nanmean(nll, axis=1, dtype=np.float64),
+        kl.mean(axis=1, dtype=np.float64),
+        agree.mean(axis=1) if dense_choice is not None else np.empty(0),
+    )
+
+
+def _score_rows(hidden, head, target, dense_hidden, dense_head, choice):
+    """NLL, KL (or None) and agreement (or None) of rows (n, d), chunk by chunk; each (n,)."""
+    vocabulary = hidden.shape[1] if head.weight is None else head.weight.shape[0]
+    nll = torch.empty(len(hidden), device=hidden.device)
+    kl = torch.empty_like(nll) if dense_hidden is not None else None
+    agree = torch.empty(len(hidden), dtype=torch.bool, device=hidden.device) if choice is not None else None
+    for rows in _slices(len(hidden), max(1, CHUNK_BYTES // (4 * vocabulary))):
+        logits = head(hidden[rows])
+        normaliser = logits.logsumexp(-1)
+        nll[rows] = normaliser - logits.gather(-1, target[rows, None].clamp(min=0))[:, 0]
+        if choice is not None:
+            # Not argmax: that is slow on a CPU, and a tie with the dense model's choice is an agreement.
+            agree[rows] = logits.gather(-1, choice[rows, None])[:, 0] >= logits.amax(-1)
+        if dense_hidden is not None:
+            dense_logits = dense_head(dense_hidden[rows])
+            dense_normaliser = dense_logits.logsumexp(-1)
+            gap = dense_logits - logits
+            probability = dense_logits.sub_(dense_normaliser[:, None]).exp_()
+            kl[rows] = (probability * gap).sum(-1) - dense_normaliser + normaliser
+    return nll, kl, agree
+
+
+@torch.inference_mode()
+def dense_states(model, tokens: np.ndarray, kl_windows: int, batch_tokens: int) -> tuple[DenseStates, np.ndarray]:
+    """What the dense model leaves for its variants: its states on the first `kl_windows`, its first choices on all.
+
+    Hidden states and head are kept as computed, so nothing is rounded; for a vocabulary smaller than the hidden state
+    the logits themselves are smaller and are kept instead.
+    """
+    body, head = split(model)
+    device = next(model.parameters()).device
+    kl_windows = min(kl_windows, len(tokens))
+    choice = np.empty((len(tokens), tokens.shape[1] - 1), dtype=np.int32)
+    kept = []
+    small = head.weight is not None and head.weight.shape[0] <= head.weight.shape[1]
+    for rows in _batches(len(tokens), max(1, batch_tokens // tokens.shape[1]), kl_windows):
+        batch = torch.from_numpy(tokens[rows].astype(np.int64)).to(device)
+        hidden = body(batch[:, :-1].clamp(min=0))
+        flat = hidden.flatten(0, 1)
+        vocabulary = flat.shape[1] if head.weight is None else head.weight.shape[0]
+        parts = _slices(len(flat), max(1, CHUNK_BYTES // (4 * vocabulary)))
+        best = torch.cat([head(flat[part]).argmax(-1) for part in parts])
+        choice[rows] = best.reshape(len(batch), -1).cpu().numpy()
+        if rows.stop <= kl_windows:
+            kept.append(head(flat).reshape(*hidden.shape[:2], -1).cpu() if small else hidden.cpu())
+    states = torch.cat(kept) if kept else torch.empty(0, tokens.shape[1] - 1, 1)
+    return DenseStates(states, Head() if small else head._replace(**_on(head, "cpu"))), choice
+
+
+def _on(head: Head, device) -> dict:
+    return {name: value.to(device) for name in ("weight", "bias") if (value := getattr(head, name)) is not None}
+
+
+def _slices(count: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def _batches(count: int, size: int, border: int) -> list[slice]:
+    """Slices of at most `size` windows, none of which crosses `border`."""
+    return _slices(border, size) + [slice(border + s.start, border + s.stop) for s in _slices(count - border, size)]
+
+
+@contextmanager
+def progress(name: str, tokens: int):
+    """A bar on stderr with tokens/s and the time left; nothing where stderr is no terminal."""
+    from tqdm import tqdm
+
+    with tqdm(total=tokens, desc=name, unit="tok", unit_scale=True, disable=None, file=sys.stderr, leave=False) as bar:
+        yield bar.update
+
+
+def summary(scores: Scores, windows: Windows, dense_loss: np.ndarray, draws: int) -> dict:
+    """The figures of one model as they stand in quality.json; `dense_loss`: (windows,) of the same windows.
+
+    Unknown is None: no KL without windows for it, no interval from a single window.
+    """
+    nats = float(np.nansum(scores.nll, dtype=np.float64))
+    loss = nats / windows.scored
+    diff, lo, hi = stats.paired_bootstrap(scores.loss - dense_loss, draws)
+    return {
+        "windows": len(windows.tokens),
+        "tokens": windows.scored,
+        "bytes": int(windows.bytes.sum()),
+        "loss": loss,
+        "perplexity": math.exp(loss) if loss < 700 else None,  # beyond, no float holds it
+        "bits_per_byte": nats / math.log(2) / int(windows.bytes.sum()),
+        "loss_diff": diff,
+        "loss_diff_lo": known(lo),
+        "loss_diff_hi": known(hi),
+        # Rounding may leave a KL of zero at -1e-9.
+        "kl_to_dense": max(0.0, float(scores.kl.mean())) if len(scores.kl) else None,
+        "top1_agreement": float(scores.agreement.mean()) if len(scores.agreement) else None,
+    }
+
+
+def known(value: float) -> float | None:
+    """None instead of nan, which JSON does not know."""
+    return None if math.isnan(value) else value

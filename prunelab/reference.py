@@ -1,0 +1,68 @@
+"""What the dense model leaves behind so that its variants need no text, no tokenizer and no dense forward pass."""
+
+import json
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from prunelab.errors import InputError
+from prunelab.files import whole_file
+from prunelab.quality import DenseStates, Head
+from prunelab.windows import Windows
+
+
+class Reference(NamedTuple):
+    facts: dict  # split, text_sha256, context, dtype: the same in every quality.json of the study
+    windows: Windows
+    loss: np.ndarray  # (windows,) float64, the dense model's
+    nll: np.ndarray  # (windows, context - 1) float32, the dense model's
+    choice: np.ndarray  # (windows, context - 1) int32, the dense model's most probable tokens
+    states: DenseStates
+    extra: dict[str, np.ndarray]  # further windows and dense figures, such as those of corrupted text
+
+
+def save(path, reference: Reference) -> None:
+    """Write a reference as one safetensors file."""
+    arrays = {
+        "tokens": reference.windows.tokens,
+        "bytes": reference.windows.bytes,
+        "loss": reference.loss,
+        "nll": reference.nll,
+        "choice": reference.choice,
+        **{f"extra.{name}": array for name, array in reference.extra.items()},
+    }
+    head = reference.states.head
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+    tensors["dense.hidden"] = reference.states.hidden.contiguous()
+    for part in ("weight", "bias"):
+        if (value := getattr(head, part)) is not None:
+            tensors[f"dense.{part}"] = value.detach().contiguous()
+    facts = {**reference.facts, "head": {"scale": head.scale, "softcap": head.softcap}}
+    with whole_file(path) as partial:
+        save_file(tensors, partial, metadata={"prunelab": json.dumps(facts)})
+
+
+def load(path) -> Reference:
+    """Read what `save` wrote. Raises InputError when it is missing or broken."""
+    try:
+        with safe_open(path, "pt") as file:
+            facts = json.loads(file.metadata()["prunelab"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; run the reference stage first (dvc repro reference)") from None
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a reference of this program ({error}); run the reference stage again") from None
+    arrays = {name: tensor.numpy() for name, tensor in tensors.items() if not name.startswith("dense.")}
+    head = Head(tensors.get("dense.weight"), tensors.get("dense.bias"), **facts.pop("head"))
+    return Reference(
+        facts,
+        Windows(arrays["tokens"], arrays["bytes"]),
+        arrays["loss"],
+        arrays["nll"],
+        arrays["choice"],
+        DenseStates(tensors["dense.hidden"], head),
+        {name.removeprefix("extra."): array for name, array in arrays.items() if name.startswith("extra.")},
+    )

@@ -1,0 +1,224 @@
+"""What a study left behind, gathered: one row a variant, the dense models and their controls included.
+
+`read()` takes the list of variants from the settings and never from what lies in a folder, so that files of rates
+that were struck out again cannot slip into a report. Unknown stays unknown (None), never 0.
+
+`python -m prunelab.results` prints the finished table. It reads report/results.csv with the standard library alone,
+because it stands at the end of every `make study` and pandas would take longer than the rest of that command.
+"""
+
+import argparse
+import csv
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from prunelab.errors import InputError, exit_cleanly
+from prunelab.files import read_json, whole_file
+
+# The contract with everything that reads results: these names, first, in this order.
+COLUMNS = tuple(
+    "variant method rate seed sparsity_pruned sparsity_all parameters nonzero_parameters loss perplexity "
+    "bits_per_byte loss_diff loss_diff_lo loss_diff_hi kl_to_dense top1_agreement dense_bytes packed_bytes "
+    "macs_per_token prefill_ms decode_ms_per_token decode_ratio decode_ratio_lo decode_ratio_hi "
+    "peak_memory_bytes decode_j_per_token energy_provenance gco2_per_million_tokens device".split()
+)
+# Behind them, in this order; any further number, word or flag of the files follows under its own name.
+FURTHER = tuple(
+    "allocation dense loss_increase_percent loss_increase_percent_lo loss_increase_percent_hi decode_verdict "
+    "energy_estimated prune_rate target_sparsity".split()
+)
+# A name that two files use for different things.
+RENAMED = {("quality", "dtype"): "quality_dtype", ("sparsity", "seed"): "pruning_seed", ("sparsity", "rate"): None}
+MADE_BY = {"sparsity": "prune", "quality": "quality", "efficiency": "efficiency"}
+
+
+class Study(NamedTuple):
+    """Everything the report is made of. `files[variant]` holds the whole JSON files of a row under the names
+    `sparsity`, `quality` and `efficiency`; `bills` the energy each stage booked, by its name."""
+
+    settings: Any
+    rows: list[dict]
+    files: dict[str, dict[str, dict]]
+    device: dict | None
+    bills: dict[str, dict]
+    results: Path
+    models: Path
+
+
+def read(settings, results, models) -> Study:
+    """The study of `settings` from the folders `results` and `models`. Raises InputError naming the file that is
+    missing and the stage that writes it."""
+    results, models = Path(results), Path(models)
+    files, rows = {}, []
+    for identifier in settings.references():
+        base, tag = _reference(identifier)
+        stage = f"reference-replica@{tag}" if tag else "reference"
+        files[identifier] = {"quality": _required(results / identifier / "quality.json", stage)}
+        efficiency = results / identifier / "efficiency.json"
+        if base == "dense":
+            stage = f"efficiency-dense-replica@{tag}" if tag else "efficiency-dense"
+            files[identifier]["efficiency"] = _required(efficiency, stage)
+        elif efficiency.exists():  # a control with weights of its own size, such as an int8 or a smaller dense model
+            files[identifier]["efficiency"] = read_json(efficiency)
+        dense = f"dense-{tag}" if tag else "dense"
+        rows.append(_row(files, identifier, base, None, None, dense, settings.seed_of(tag)))
+    for variant in settings.variants():
+        suffix = "-replica" if variant.seed_tag else ""
+        files[variant.id] = {
+            name: _required(folder / variant.id / f"{name}.json", f"{MADE_BY[name]}{suffix}@{variant.id}")
+            for name, folder in (("sparsity", models), ("quality", results), ("efficiency", results))
+        }
+        allocation = files[variant.id]["sparsity"].get("allocation") or variant.allocation
+        seed = settings.seed_of(variant.seed_tag)
+        method = f"{variant.method}-{variant.allocation}" if variant.allocation else variant.method
+        rows.append(_row(files, variant.id, method, variant.rate, allocation, variant.dense, seed))
+    device = results / "device.json"
+    bills = _bills(results / "energy", files)
+    return Study(settings, rows, files, read_json(device) if device.exists() else None, bills, results, models)
+
+
+def _required(path: Path, stage: str) -> dict:
+    if not path.exists():
+        raise InputError(f"{path}: no such file; the stage {stage} writes it: dvc repro {stage}")
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected a JSON object, found {type(content).__name__}; run dvc repro -f {stage}")
+    return content
+
+
+def _reference(identifier: str) -> tuple[str, str | None]:
+    """`dense-average-s2` → (`dense-average`, `s2`)."""
+    match = re.fullmatch(r"(.+?)(?:-(s\d+))?", identifier)
+    return match[1], match[2]
+
+
+def _row(files: dict, identifier: str, method: str, rate: str | None, allocation, dense: str, seed: int) -> dict:
+    """One row: every plain value of the variant's files under its name, and what follows from dense."""
+    row = dict.fromkeys((*COLUMNS, *FURTHER))
+    for name, content in files[identifier].items():
+        for key, value in content.items():
+            key = RENAMED.get((name, key), key)
+            if key and (value is None or isinstance(value, str | int | float)):
+                row[key] = value if value is not None else row.get(key)
+    row |= {"variant": identifier, "method": method, "rate": rate, "seed": seed, "allocation": allocation}
+    row["dense"] = dense
+    base = files[dense]
+    if rate is None:  # nothing was pruned; and an averaged or early-stopped model has the dense one's shape
+        row["sparsity_pruned"] = 0.0
+        for key in ("parameters", "dense_bytes"):
+            row[key] = row[key] if row[key] is not None else base["efficiency"].get(key)
+    provenance = row["energy_provenance"] = files[identifier].get("efficiency", {}).get("energy_provenance")
+    if isinstance(provenance, dict):
+        row["energy_provenance"] = " ".join(f"{part}:{source}" for part, source in provenance.items())
+    loss = base["quality"].get("loss")
+    for end in ("", "_lo", "_hi"):
+        difference = row[f"loss_diff{end}"]
+        if loss and difference is not None:
+            row[f"loss_increase_percent{end}"] = 100 * difference / loss
+    return row
+
+
+def _bills(folder: Path, files: dict) -> dict[str, dict]:
+    """The energy that stages booked. Bills of variants that are no longer in the study are not this study's."""
+    found = {}
+    for path in sorted(folder.glob("*.json")):
+        named = re.search(r"(?<![a-z])[a-z][a-z-]*-(?:\d+|sigma\d+|\d+of\d+)(?:-s\d+)?$", path.stem)
+        if named is None or any(path.stem.endswith(identifier) for identifier in files):
+            found[path.stem] = read_json(path)
+    return found
+
+
+def columns(rows: list[dict]) -> list[str]:
+    """The contract's columns, then the further ones, then whatever else the rows hold, in order of appearance."""
+    return list(dict.fromkeys([*COLUMNS, *FURTHER, *(key for row in rows for key in row)]))
+
+
+def frame(study: Study):
+    """The rows as a pandas frame with the contract's columns first."""
+    import pandas
+
+    return pandas.DataFrame(study.rows, columns=columns(study.rows))
+
+
+def write_csv(rows: list[dict], path) -> None:
+    """The rows as CSV; empty means unknown. Written here, not by pandas, so that whole numbers stay whole."""
+    with whole_file(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns(rows), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def describe(row: dict, estimated: bool) -> list[str]:
+    """The cells of one row of the terminal's table; `row` holds words, as a CSV reader gives them."""
+
+    def number(key: str, form: str, scale: float = 1.0) -> str:
+        return format(float(row[key]) * scale, form) if row.get(key) not in (None, "") else "–"
+
+    def bounded(key: str, form: str) -> str:
+        interval = f" [{number(key + '_lo', form)}, {number(key + '_hi', form)}]"
+        return number(key, form) + (interval if row.get(f"{key}_lo") not in (None, "") else "")
+
+    size = "packed_bytes" if row.get("packed_bytes") else "dense_bytes"
+    return [
+        row["variant"],
+        number("sparsity_pruned", ".1f", 100),
+        number("loss", ".4f"),
+        bounded("loss_increase_percent", "+.1f") if row["variant"] != row["dense"] else "0",
+        number(size, ".2f", 1e-6),
+        bounded("decode_ratio", ".2f"),
+        row.get("decode_verdict") or "–",
+        number("decode_j_per_token", ".4f") + (" est." if estimated and row.get("decode_j_per_token") else ""),
+    ]
+
+
+HEADER = [
+    "variant",
+    "zeros %",
+    "loss nats",
+    "loss vs dense % [95 %]",
+    "stored MB",
+    "decode time vs dense [95 %]",
+    "decoding is",
+    "J/token",
+]
+
+
+def table(rows: list[dict], markdown: bool = False) -> str:
+    """The final table as text for a terminal, or as Markdown for a README."""
+    estimated = any(row.get("energy_estimated") == "True" for row in rows)
+    cells = [HEADER, *(describe(row, estimated) for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(HEADER))]
+    left = {0, 6}  # words; everything else is a number and stands right
+    padded = [
+        [cell.ljust(width) if i in left else cell.rjust(width) for i, (cell, width) in enumerate(zip(line, widths))]
+        for line in cells
+    ]
+    if not markdown:
+        return "\n".join("  ".join(line).rstrip() for line in padded)
+    rule = ["-" * width if i in left else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [padded[0], rule, *padded[1:]])
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m prunelab.results", description="Print the study's result table.")
+    parser.add_argument("--report", type=Path, default=Path("report"), help="folder of the report (default: report)")
+    parser.add_argument("--markdown", action="store_true", help="as Markdown, for a README")
+    arguments = parser.parse_args(argv)
+    path = arguments.report / "results.csv"
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; the stage report writes it: dvc repro") from None
+    if not rows or "variant" not in rows[0]:
+        raise InputError(f"{path}: holds no results; write it again: dvc repro -f -s report")
+    print(table(rows, arguments.markdown))
+    if any(row.get("energy_estimated") == "True" for row in rows):
+        print("\nest.: estimated. No energy counter here, so joules are time x modelled power and rank nothing anew.")
+    if not arguments.markdown:
+        print(f"\nreport: {(arguments.report / 'index.html').resolve()}")
+
+
+if __name__ == "__main__":
+    exit_cleanly(main)
