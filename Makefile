@@ -1,0 +1,50 @@
+# make study            the study of params.yaml, from nothing to the report
+# make study STUDY=name the study of studies/name.yaml
+# make test             every test        make test-fast   the fast ones, while you work
+# make ui               MLflow in a browser
+#
+# PYTHON    the interpreter that makes .venv (3.11 is tested)
+# PIP_ARGS  given to pip; for another build of torch, such as the CPU-only or a CUDA one, name its index here:
+#           make study PIP_ARGS='--extra-index-url <address of the index>'
+PYTHON ?= python3.11
+PIP_ARGS ?=
+STUDY ?=
+PORT ?= 5000
+
+# DVC runs `python` from PATH: without this it would be another Python.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export DVC_NO_ANALYTICS := 1
+export DO_NOT_TRACK := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
+
+.PHONY: study test test-fast test-slow lint ui clean
+
+study: .venv/installed
+	@python -m flows.local $(if $(STUDY),--study $(STUDY))
+
+test: .venv/installed lint test-fast test-slow
+
+test-fast: .venv/installed
+	python -m pytest -q -m "not slow"
+
+test-slow: .venv/installed
+	python -m pytest -q -m slow
+
+lint: .venv/installed
+	ruff check .
+	ruff format --check .
+
+ui: .venv/installed
+	mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --port $(PORT)
+
+# The exact tested versions. The stamp is written last, so that an install that was cut off starts again.
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) --version >/dev/null 2>&1 || { echo "error: $(PYTHON) not found; install Python 3.11 or say make PYTHON=..."; exit 1; }
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install $(PIP_ARGS) -c constraints.txt -e '.[dev,tasks]'
+	touch $@
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache checkpoints
