@@ -1,7 +1,7 @@
 """How good a model still is: loss on held-out windows, and how far its predictions moved from the dense model's.
 
-The cost of scoring a language model is its vocabulary: 16k tokens times 50k logits are 3 GB in fp32. So the decoder runs
-on batches of windows, and its last hidden states (d numbers a token instead of V) go through the head in chunks of a few
+The cost of scoring a language model is its vocabulary: 16k tokens x 50k logits are 3 GB in fp32. So the decoder runs
+on batches of windows, and its last hidden states (d numbers a token, not V) go through the head in chunks of a few
 MB, from which loss, divergence and agreement are taken at once. No logit outlives its chunk.
 
 Bits per byte = total nats / ln 2 / UTF-8 bytes of the scored text: the one loss that compares over tokenizers.
@@ -53,8 +53,10 @@ class DenseStates(NamedTuple):
 class Scores(NamedTuple):
     nll: np.ndarray  # (windows, context - 1) float32, nats a token; nan where a window is padded
     loss: np.ndarray  # (windows,) float64, mean nats a token
-    kl: np.ndarray  # (KL windows,) float64, mean nats a token; empty without dense states
-    agreement: np.ndarray  # (windows,) float64, share of tokens with the dense model's first choice; empty without it
+    kl: np.ndarray | None  # (KL windows,) float64, mean nats a token
+    agreement: np.ndarray | None  # (windows,) float64, share of tokens with the dense model's first choice
+    choice: np.ndarray | None  # (windows, context - 1) int32, this model's own first choices
+    states: DenseStates | None  # what a variant's KL needs of this model
 
 
 def precision(setting: str = "auto") -> str:
@@ -111,36 +113,51 @@ def score(
     batch_tokens: int,
     dense: DenseStates | None = None,
     dense_choice: np.ndarray | None = None,
+    leave: int | None = None,
 ) -> Scores:
     """Score windows `tokens` (windows, context) int32 with a model made `ready`.
 
     name: of the variant, for errors and the progress bar. dense: the first len(dense.hidden) windows get a KL.
-    dense_choice: (windows, context - 1), the dense model's most probable tokens. Raises InputError, which names the
-    variant, when a loss is not finite.
+    dense_choice: (windows, context - 1), the dense model's most probable tokens. leave: this *is* the dense model; keep
+    its choices, and its states on the first `leave` windows. Hidden states and head are kept as computed, so nothing is
+    rounded; for a vocabulary smaller than the hidden state the logits themselves are smaller and are kept instead.
+    Raises InputError, which names the variant, when a loss is not finite.
     """
     check_context(model, tokens.shape[1])
     body, head = split(model)
     device = next(model.parameters()).device
     count, length = tokens.shape[0], tokens.shape[1] - 1
     nll = np.full((count, length), np.nan, dtype=np.float32)
+    border = len(dense.hidden) if dense else min(leave or 0, count)
+    kl = np.zeros((border, length), dtype=np.float32)
     agree = np.zeros((count, length), dtype=bool)
-    kl = np.zeros((len(dense.hidden) if dense else 0, length), dtype=np.float32)
-    moved = dense.head._replace(**_on(dense.head, device)) if dense else None
+    choice = np.zeros((count, length), dtype=np.int32)
+    kept, keeper = [], _cheapest(head)
+    dense_head = _moved(dense.head, device) if dense else None
     with progress(name, count * length) as advance:
-        for rows in _batches(count, max(1, batch_tokens // (length + 1)), len(kl)):
+        for rows in _batches(count, max(1, batch_tokens // (length + 1)), border):
             batch = torch.from_numpy(tokens[rows].astype(np.int64)).to(device)
-            hidden = body(batch[:, :-1].clamp(min=0)).flatten(0, 1)
-            target = batch[:, 1:].flatten()
-            reference = dense.hidden[rows].to(device).flatten(0, 1) if rows.stop <= len(kl) else None
-            choice = None
+            hidden = body(batch[:, :-1].clamp(min=0))
+            flat, target = hidden.flatten(0, 1), batch[:, 1:].flatten().clamp(min=0)
+            inside = rows.stop <= border
+            reference = dense.hidden[rows].to(device).flatten(0, 1) if dense and inside else None
+            chosen = None
             if dense_choice is not None:
-                choice = torch.from_numpy(dense_choice[rows].astype(np.int64)).to(device).flatten()
-            found = _score_rows(hidden, head, target, reference, moved, choice)
-            nll[rows] = found[0].reshape(-1, length).cpu().numpy()
-            if reference is not None:
-                kl[rows] = found[1].reshape(-1, length).cpu().numpy()
-            if choice is not None:
-                agree[rows] = found[2].reshape(-1, length).cpu().numpy()
+                chosen = torch.from_numpy(dense_choice[rows].astype(np.int64)).to(device).flatten()
+            for part in _slices(len(flat), max(1, CHUNK_BYTES // (4 * vocabulary(head, flat)))):
+                logits = head(flat[part])
+                normaliser = logits.logsumexp(-1)
+                at = slice(rows.start * length + part.start, rows.start * length + part.stop)
+                nll.reshape(-1)[at] = (normaliser - logits.gather(-1, target[part, None])[:, 0]).cpu()
+                if chosen is not None:
+                    # Not argmax, which a CPU does slowly; a tie with the dense model's choice is an agreement.
+                    agree.reshape(-1)[at] = (logits.gather(-1, chosen[part, None])[:, 0] >= logits.amax(-1)).cpu()
+                if leave is not None:
+                    choice.reshape(-1)[at] = logits.argmax(-1).cpu()
+                if reference is not None:
+                    kl.reshape(-1)[at] = _divergence(dense_head(reference[part]), logits, normaliser).cpu()
+            if leave is not None and inside:
+                kept.append(keeper(flat).reshape(*hidden.shape[:2], -1).cpu())
             advance(batch.shape[0] * length)
     scored = tokens[:, 1:] != PADDING
     if (broken := scored & ~np.isfinite(nll)).any():
@@ -150,65 +167,45 @@ def score(
             "its weights overflow or hold values that are not numbers"
         )
     nll[~scored] = np.nan
+    states = None
+    if leave is not None:
+        empty = torch.empty(0, length, 1)
+        states = DenseStates(torch.cat(kept) if kept else empty, Head() if keeper is head else _moved(head, "cpu"))
     return Scores(
         nll,
         np.nanmean(nll, axis=1, dtype=np.float64),
-        kl.mean(axis=1, dtype=np.float64),
-        agree.mean(axis=1) if dense_choice is not None else np.empty(0),
+        kl.mean(axis=1, dtype=np.float64) if dense and border else None,
+        agree.mean(axis=1) if dense_choice is not None else None,
+        choice if leave is not None else None,
+        states,
     )
 
 
-def _score_rows(hidden, head, target, dense_hidden, dense_head, choice):
-    """NLL, KL (or None) and agreement (or None) of rows (n, d), chunk by chunk; each (n,)."""
-    vocabulary = hidden.shape[1] if head.weight is None else head.weight.shape[0]
-    nll = torch.empty(len(hidden), device=hidden.device)
-    kl = torch.empty_like(nll) if dense_hidden is not None else None
-    agree = torch.empty(len(hidden), dtype=torch.bool, device=hidden.device) if choice is not None else None
-    for rows in _slices(len(hidden), max(1, CHUNK_BYTES // (4 * vocabulary))):
-        logits = head(hidden[rows])
-        normaliser = logits.logsumexp(-1)
-        nll[rows] = normaliser - logits.gather(-1, target[rows, None].clamp(min=0))[:, 0]
-        if choice is not None:
-            # Not argmax: that is slow on a CPU, and a tie with the dense model's choice is an agreement.
-            agree[rows] = logits.gather(-1, choice[rows, None])[:, 0] >= logits.amax(-1)
-        if dense_hidden is not None:
-            dense_logits = dense_head(dense_hidden[rows])
-            dense_normaliser = dense_logits.logsumexp(-1)
-            gap = dense_logits - logits
-            probability = dense_logits.sub_(dense_normaliser[:, None]).exp_()
-            kl[rows] = (probability * gap).sum(-1) - dense_normaliser + normaliser
-    return nll, kl, agree
+def _divergence(dense_logits, logits, normaliser):
+    """KL(dense || variant) in nats, (n,), of logits (n, vocabulary); exactly 0 for equal logits."""
+    dense_normaliser = dense_logits.logsumexp(-1)
+    gap = dense_logits - logits
+    return ((dense_logits - dense_normaliser[:, None]).exp_() * gap).sum(-1) - dense_normaliser + normaliser
 
 
-@torch.inference_mode()
-def dense_states(model, tokens: np.ndarray, kl_windows: int, batch_tokens: int) -> tuple[DenseStates, np.ndarray]:
-    """What the dense model leaves for its variants: its states on the first `kl_windows`, its first choices on all.
-
-    Hidden states and head are kept as computed, so nothing is rounded; for a vocabulary smaller than the hidden state
-    the logits themselves are smaller and are kept instead.
-    """
-    body, head = split(model)
-    device = next(model.parameters()).device
-    kl_windows = min(kl_windows, len(tokens))
-    choice = np.empty((len(tokens), tokens.shape[1] - 1), dtype=np.int32)
-    kept = []
-    small = head.weight is not None and head.weight.shape[0] <= head.weight.shape[1]
-    for rows in _batches(len(tokens), max(1, batch_tokens // tokens.shape[1]), kl_windows):
-        batch = torch.from_numpy(tokens[rows].astype(np.int64)).to(device)
-        hidden = body(batch[:, :-1].clamp(min=0))
-        flat = hidden.flatten(0, 1)
-        vocabulary = flat.shape[1] if head.weight is None else head.weight.shape[0]
-        parts = _slices(len(flat), max(1, CHUNK_BYTES // (4 * vocabulary)))
-        best = torch.cat([head(flat[part]).argmax(-1) for part in parts])
-        choice[rows] = best.reshape(len(batch), -1).cpu().numpy()
-        if rows.stop <= kl_windows:
-            kept.append(head(flat).reshape(*hidden.shape[:2], -1).cpu() if small else hidden.cpu())
-    states = torch.cat(kept) if kept else torch.empty(0, tokens.shape[1] - 1, 1)
-    return DenseStates(states, Head() if small else head._replace(**_on(head, "cpu"))), choice
+def vocabulary(head: Head, hidden: torch.Tensor) -> int:
+    """How many logits a row of hidden states becomes."""
+    return hidden.shape[-1] if head.weight is None else head.weight.shape[0]
 
 
-def _on(head: Head, device) -> dict:
-    return {name: value.to(device) for name in ("weight", "bias") if (value := getattr(head, name)) is not None}
+def _cheapest(head: Head):
+    """What turns states (n, d) into the smallest thing that still holds every logit: the head itself, or nothing."""
+    if head.weight is None or head.weight.shape[0] <= head.weight.shape[1]:
+        return head
+    return lambda hidden: hidden
+
+
+def _moved(head: Head, device) -> Head:
+    return head._replace(weight=_to(head.weight, device), bias=_to(head.bias, device))
+
+
+def _to(tensor, device):
+    return None if tensor is None else tensor.detach().to(device)
 
 
 def _slices(count: int, size: int) -> list[slice]:
@@ -248,8 +245,8 @@ def summary(scores: Scores, windows: Windows, dense_loss: np.ndarray, draws: int
         "loss_diff_lo": known(lo),
         "loss_diff_hi": known(hi),
         # Rounding may leave a KL of zero at -1e-9.
-        "kl_to_dense": max(0.0, float(scores.kl.mean())) if len(scores.kl) else None,
-        "top1_agreement": float(scores.agreement.mean()) if len(scores.agreement) else None,
+        "kl_to_dense": max(0.0, float(scores.kl.mean())) if scores.kl is not None else None,
+        "top1_agreement": float(scores.agreement.mean()) if scores.agreement is not None else None,
     }
 
 

@@ -1,6 +1,6 @@
 """Score one pruned variant on the reference's windows and compare it with the dense model.
 
-    python -m stages.quality magnitude-50 --model models/magnitude-50 --reference results/dense --out results/magnitude-50
+    python -m stages.quality wanda-50 --model models/wanda-50 --reference results/dense --out results/wanda-50
 
 Writes quality.json and windows.safetensors (the loss of every window).
 """
@@ -13,7 +13,7 @@ from prunelab import errors, files, params
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("variant", help="its id, such as magnitude-50")
+    parser.add_argument("variant", help="its id, such as wanda-50")
     parser.add_argument("--model", type=Path, required=True, help="folder of the variant")
     parser.add_argument("--reference", type=Path, required=True, help="results of its dense model")
     parser.add_argument("--out", type=Path, required=True, help="folder for its results")

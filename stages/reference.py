@@ -29,6 +29,7 @@ def score(settings, arguments, text: bytes) -> None:
     """The work, behind the imports that cost seconds."""
     import hashlib
 
+    import numpy as np
     from transformers import AutoTokenizer
 
     from prunelab import checkpoint, quality, reference, windows
@@ -39,7 +40,6 @@ def score(settings, arguments, text: bytes) -> None:
     quality.check_context(model, wanted.context)
     tokenised = windows.tokenise(AutoTokenizer.from_pretrained(arguments.dense), text.decode("utf-8"))
     cut = windows.cut(*tokenised, wanted.context, wanted.max_windows, first=wanted.kl_windows)
-    states, choice = quality.dense_states(model, cut.tokens, wanted.kl_windows, wanted.batch_tokens)
     facts = {
         "split": "test",
         "text_sha256": hashlib.sha256(text).hexdigest(),
@@ -47,27 +47,33 @@ def score(settings, arguments, text: bytes) -> None:
         "dtype": dtype,
     }
 
-    dense_loss = None
-    for control in (None, *settings.prune.controls):
-        name = f"dense{'-' + control if control else ''}{suffix}"
-        if control:
-            model = quality.ready(_control(checkpoint.load(arguments.dense), arguments.dense, control), dtype)
+    def leave(name: str, scores, dense_loss) -> None:
+        figures = quality.summary(scores, cut, dense_loss, wanted.bootstrap_draws)
+        files.write_json(arguments.out / name / "quality.json", {"variant": name, **facts, **figures})
+        print(
+            f"{name}: loss {figures['loss']:.4f} nats a token, {figures['bits_per_byte']:.4f} bits a byte", flush=True
+        )
+
+    name = f"dense{suffix}"
+    dense = quality.score(model, cut.tokens, name, batch_tokens=wanted.batch_tokens, leave=wanted.kl_windows)
+    kept = reference.Reference(facts, cut, dense.loss, dense.nll, dense.choice, dense.states, {})
+    (arguments.out / name).mkdir(parents=True, exist_ok=True)
+    reference.save(arguments.out / name / "reference.safetensors", kept)
+    # By definition, and not measured: a model does not differ from itself.
+    leave(name, dense._replace(kl=np.zeros(1), agreement=np.ones(1)), dense.loss)
+
+    for control in settings.prune.controls:
+        name = f"dense-{control}{suffix}"
+        model = quality.ready(_control(checkpoint.load(arguments.dense), arguments.dense, control), dtype)
         scores = quality.score(
             model,
             cut.tokens,
             name,
             batch_tokens=wanted.batch_tokens,
-            dense=states if wanted.kl_windows else None,
-            dense_choice=choice,
+            dense=dense.states if wanted.kl_windows else None,
+            dense_choice=dense.choice,
         )
-        if dense_loss is None:
-            dense_loss = scores.loss
-            kept = reference.Reference(facts, cut, scores.loss, scores.nll, choice, states, {})
-            (arguments.out / name).mkdir(parents=True, exist_ok=True)
-            reference.save(arguments.out / name / "reference.safetensors", kept)
-        figures = quality.summary(scores, cut, dense_loss, wanted.bootstrap_draws)
-        files.write_json(arguments.out / name / "quality.json", {"variant": name, **facts, **figures})
-        print(f"{name}: loss {figures['loss']:.4f} nats a token, {figures['bits_per_byte']:.4f} bits a byte", flush=True)
+        leave(name, scores, dense.loss)
 
 
 CONTROLS = {"average": "history/average.safetensors", "best": "best/model.safetensors"}
@@ -79,7 +85,9 @@ def _control(model, folder: Path, control: str):
 
     path = folder / CONTROLS[control]
     if not path.is_file():
-        raise errors.InputError(f"{path}: no such file, so there is no control {control!r}; take it out of prune.controls")
+        raise errors.InputError(
+            f"{path}: no such file, so there is no control {control!r}; take it out of prune.controls"
+        )
     found = model.load_state_dict(load_file(path), strict=False)
     if found.unexpected_keys:
         raise errors.InputError(f"{path}: tensor {found.unexpected_keys[0]!r} does not belong to {folder}")
