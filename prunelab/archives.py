@@ -58,8 +58,8 @@ def compare(found: str, expected: str, name: str, size: int) -> None:
         raise InputError(f"{name}: expected a sha256 of 64 hex digits in params.yaml, found {expected!r}")
     if found != expected.lower():
         raise InputError(
-            f"{name}: expected sha256 {expected.lower()}, found {found} ({size} bytes); it changed at its source or was "
-            "damaged on the way: fetch again, or, if you trust what is there now, put the found hash into params.yaml"
+            f"{name}: expected sha256 {expected.lower()}, found {found} ({size} bytes); it changed at its source or "
+            "was damaged on the way: fetch again, or put the found hash into params.yaml if you trust what is there now"
         )
 
 

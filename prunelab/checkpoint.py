@@ -156,7 +156,7 @@ def load(folder, dtype: torch.dtype | None = None):
 
     `dtype` None keeps the stored one. Raises InputError when there is no model, or tensors and config do not agree.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM
 
     folder = Path(folder)
     if not (folder / "config.json").exists():
@@ -166,10 +166,10 @@ def load(folder, dtype: torch.dtype | None = None):
         return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype or "auto").eval()
     state = dict(unpacked(folder))
     config = AutoConfig.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(
-        None, config=config, state_dict=state, dtype=dtype or next(iter(state.values())).dtype
-    )
-    return model.eval()
+    # The concrete class, because the Auto class insists on a folder; from_pretrained ties weights and skips random init.
+    model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    dtype = dtype or next(iter(state.values())).dtype
+    return model_class.from_pretrained(None, config=config, state_dict=state, dtype=dtype).eval()
 
 
 def export(folder, out) -> None:

@@ -56,7 +56,7 @@ class Split(Section):
         if self.by == "file" and (self.validation_percent or self.test_percent):
             raise ValueError("by: file takes the parts as they are; set validation_percent and test_percent to 0")
         if self.by != "file" and self.validation_percent == 0:
-            raise ValueError("validation_percent: 0 leaves no validation text; expected 1 or more (test_percent may be 0)")
+            raise ValueError("validation_percent: 0 leaves no validation text; expected 1 or more (only test may be 0)")
         if self.validation_percent + self.test_percent >= 100:
             raise ValueError("validation_percent and test_percent leave nothing for train; expected a sum below 100")
         return self
@@ -173,6 +173,8 @@ class Efficiency(Section):
 
 class Report(Section):
     title: str
+    max_loss_increase_percent: Positive
+    sharp_rise_percent: Positive
 
 
 class Settings(Section):

@@ -3,10 +3,12 @@
 From here to the line that zeroes a weight: `prune` → `_masks` → `masks.remove`.
 """
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from safetensors.torch import safe_open
 
@@ -46,15 +48,21 @@ def prune(dense, out, plan: Plan) -> dict:
         writer = PackedWriter(partial)
         masked = _masks(plan, scope, lambda tensor: _layer(tensor, weights, history, plan.seed))
         keep_of = {}
-        for tensor, keep, prune_rate in masked:
+        in_sigmas = []  # every score in standard deviations of its tensor
+        for tensor, values, keep in masked:
             keep_of[tensor["name"]] = keep
             zeros = int(keep.numel() - keep.sum())
+            normal = values.flatten() / values.std()
+            prune_rate = None if method.score == "random" or not keep.any() else float(normal[keep.flatten()].min())
             layers.append({**tensor, "zeros": zeros, "sparsity": zeros / keep.numel(), "prune_rate": prune_rate})
+            in_sigmas.append(normal)
         for name in weights.names():
             writer.add(name, kept[name], keep_of.get(name))
         writer.close()
         copy_companions(dense, partial)
         record = _record(plan, method, layers, writer, Tensors(dense).nbytes, history)
+        if method.score != "random" and record["prune_rate"] is None:
+            record["prune_rate"] = prune_rate_for(torch.cat(in_sigmas), sum(layer["zeros"] for layer in layers))
         write_json(partial / "sparsity.json", record)
     return record
 
@@ -73,8 +81,8 @@ def _layer(tensor: dict, weights: Tensors, history, seed: int) -> scores.Layer:
     return scores.Layer(name, weights[name], tensor["transposed"], seed, history[name] if history else None)
 
 
-def _masks(plan: Plan, scope: list[dict], layer_of) -> Iterator[tuple[dict, torch.Tensor, float | None]]:
-    """Yield (tensor's entry, keep-mask in its shape, the PruneRate its own threshold amounts to)."""
+def _masks(plan: Plan, scope: list[dict], layer_of) -> Iterator[tuple[dict, torch.Tensor, torch.Tensor]]:
+    """Yield (tensor's entry, its scores, its keep-mask), both in its shape."""
     method = METHODS[plan.variant.method]
     rate = variants.parse_rate(plan.variant.rate)
     score = scores.SCORES[method.score]
@@ -86,8 +94,7 @@ def _masks(plan: Plan, scope: list[dict], layer_of) -> Iterator[tuple[dict, torc
         all_scores = {tensor["name"]: scored(tensor) for tensor in scope}
         keeps = _jointly(all_scores, plan.allocation, rate)
         for tensor in scope:
-            name = tensor["name"]
-            yield tensor, keeps[name], prune_rate_of(all_scores[name], keeps[name], method)
+            yield tensor, all_scores[tensor["name"]], keeps[tensor["name"]]
         return
     for tensor in scope:
         values = scored(tensor)
@@ -101,8 +108,7 @@ def _masks(plan: Plan, scope: list[dict], layer_of) -> Iterator[tuple[dict, torc
             keep = masks.lowest_per_row(rows, rate.sparsity)
         else:
             keep = masks.lowest(rows, rate.sparsity)
-        keep = keep.T if tensor["transposed"] else keep
-        yield tensor, keep, prune_rate_of(values, keep, method)
+        yield tensor, values, keep.T if tensor["transposed"] else keep
 
 
 def _jointly(all_scores: dict[str, torch.Tensor], allocation: str, rate: variants.Rate) -> dict[str, torch.Tensor]:
@@ -124,11 +130,15 @@ def _jointly(all_scores: dict[str, torch.Tensor], allocation: str, rate: variant
     return {name: part.view(values.shape) for (name, values), part in zip(all_scores.items(), parts, strict=True)}
 
 
-def prune_rate_of(values: torch.Tensor, keep: torch.Tensor, method) -> float | None:
-    """The paper's PruneRate of one tensor: its lowest kept score in standard deviations; None where scores are noise."""
-    if method.score == "random" or not keep.any():
+def prune_rate_for(in_sigmas: torch.Tensor, removed: int) -> float | None:
+    """The PruneRate whose per-tensor threshold removes `removed` weights in all, exactly (1e-4 by bisection would do).
+
+    Args:
+        in_sigmas: (N,) scores, each in standard deviations of its own tensor's scores.
+    """
+    if removed >= len(in_sigmas):
         return None
-    return float(values[keep].min() / values.std())
+    return float(np.partition(in_sigmas.numpy(), removed)[removed])  # the lowest that such a threshold keeps
 
 
 class _History:
@@ -163,8 +173,6 @@ def _existing(path: Path, what: str) -> Path:
 
 
 def _record(plan: Plan, method, layers: list[dict], writer: PackedWriter, dense_bytes: int, history) -> dict:
-    import json
-
     removed = sum(layer["zeros"] for layer in layers)
     in_scope = sum(torch.Size(layer["shape"]).numel() for layer in layers)
     rate = variants.parse_rate(plan.variant.rate)

@@ -1,8 +1,7 @@
 """How good a model still is: loss on held-out windows, and how far its predictions moved from the dense model's.
 
-The cost of scoring a language model is its vocabulary: 16k tokens x 50k logits are 3 GB in fp32. So the decoder runs
-on batches of windows, and its last hidden states (d numbers a token, not V) go through the head in chunks of a few
-MB, from which loss, divergence and agreement are taken at once. No logit outlives its chunk.
+The decoder runs on batches of windows, and its last hidden states go through the head in chunks of a few MB, from which
+loss, divergence and agreement are taken at once: no logit outlives its chunk.
 
 Bits per byte = total nats / ln 2 / UTF-8 bytes of the scored text: the one loss that compares over tokenizers.
 KL is KL(dense || variant) of the next-token distribution, in nats, averaged over tokens.
@@ -18,29 +17,10 @@ import torch
 
 from prunelab import models, stats
 from prunelab.errors import InputError
+from prunelab.heads import Head, split
 from prunelab.windows import PADDING, Windows
 
 CHUNK_BYTES = 16 << 20  # fp32 logits held at once; larger ones only leave the processor's cache
-
-
-class Head(NamedTuple):
-    """From last hidden states to logits: `softcap(scale · (h Wᵀ + b))`; without a weight the states are the logits."""
-
-    weight: torch.Tensor | None = None  # (vocabulary, d)
-    bias: torch.Tensor | None = None  # (vocabulary,)
-    scale: float = 1.0
-    softcap: float | None = None  # logits become cap · tanh(logits / cap)
-
-    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Logits (n, vocabulary) in fp32 of hidden states (n, d)."""
-        if self.weight is None:
-            return hidden.float()
-        logits = torch.nn.functional.linear(hidden, self.weight, self.bias).float()
-        if self.scale != 1.0:
-            logits *= self.scale
-        if self.softcap:
-            logits = torch.tanh(logits / self.softcap) * self.softcap
-        return logits
 
 
 class DenseStates(NamedTuple):
@@ -77,33 +57,6 @@ def check_context(model, context: int) -> None:
         raise InputError(f"quality.context: {context} tokens, but this model's context is {longest}; at most that")
 
 
-def split(model):
-    """(body, head): `body(ids)` gives last hidden states (B, L, d), and `head` turns them into the model's own logits.
-
-    Both are checked against `model(ids).logits`. Where an architecture does more between the two than `Head` knows, the
-    body gives the logits themselves, which is right but holds them for a whole batch.
-    """
-    config, output = model.config, model.get_output_embeddings()
-    if output is not None and model.base_model is not model:
-        head = Head(
-            output.weight,
-            getattr(output, "bias", None),
-            scale=getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0),
-            softcap=getattr(config, "final_logit_softcapping", None),
-        )
-        ids = torch.arange(4, device=output.weight.device)[None] % output.weight.shape[0]
-        with torch.inference_mode():
-            hidden = model.base_model(input_ids=ids, use_cache=False)[0]
-            expected = model(input_ids=ids, use_cache=False).logits.float()
-            if hidden.shape[-1] == output.weight.shape[1]:
-                found = head(hidden[0])[None]
-                tolerance = 1e-4 if hidden.dtype == torch.float32 else 2e-2
-                # equal_nan: a broken model is told by its loss, with its name, and not here.
-                if torch.allclose(found, expected, rtol=tolerance, atol=tolerance, equal_nan=True):
-                    return lambda ids: model.base_model(input_ids=ids, use_cache=False)[0], head
-    return lambda ids: model(input_ids=ids, use_cache=False).logits, Head()
-
-
 @torch.inference_mode()
 def score(
     model,
@@ -132,8 +85,8 @@ def score(
     kl = np.zeros((border, length), dtype=np.float32)
     agree = np.zeros((count, length), dtype=bool)
     choice = np.zeros((count, length), dtype=np.int32)
-    kept, keeper = [], _cheapest(head)
-    dense_head = _moved(dense.head, device) if dense else None
+    kept = []
+    dense_head = dense.head.to(device) if dense else None
     with progress(name, count * length) as advance:
         for rows in _batches(count, max(1, batch_tokens // (length + 1)), border):
             batch = torch.from_numpy(tokens[rows].astype(np.int64)).to(device)
@@ -144,7 +97,7 @@ def score(
             chosen = None
             if dense_choice is not None:
                 chosen = torch.from_numpy(dense_choice[rows].astype(np.int64)).to(device).flatten()
-            for part in _slices(len(flat), max(1, CHUNK_BYTES // (4 * vocabulary(head, flat)))):
+            for part in _slices(len(flat), max(1, CHUNK_BYTES // (4 * head.vocabulary(flat)))):
                 logits = head(flat[part])
                 normaliser = logits.logsumexp(-1)
                 at = slice(rows.start * length + part.start, rows.start * length + part.stop)
@@ -157,7 +110,7 @@ def score(
                 if reference is not None:
                     kl.reshape(-1)[at] = _divergence(dense_head(reference[part]), logits, normaliser).cpu()
             if leave is not None and inside:
-                kept.append(keeper(flat).reshape(*hidden.shape[:2], -1).cpu())
+                kept.append((head(flat) if head.is_narrow else flat).reshape(len(batch), length, -1).cpu())
             advance(batch.shape[0] * length)
     scored = tokens[:, 1:] != PADDING
     if (broken := scored & ~np.isfinite(nll)).any():
@@ -169,8 +122,8 @@ def score(
     nll[~scored] = np.nan
     states = None
     if leave is not None:
-        empty = torch.empty(0, length, 1)
-        states = DenseStates(torch.cat(kept) if kept else empty, Head() if keeper is head else _moved(head, "cpu"))
+        hidden = torch.cat(kept) if kept else torch.empty(0, length, 1)
+        states = DenseStates(hidden, Head() if head.is_narrow else head.to("cpu"))
     return Scores(
         nll,
         np.nanmean(nll, axis=1, dtype=np.float64),
@@ -186,26 +139,6 @@ def _divergence(dense_logits, logits, normaliser):
     dense_normaliser = dense_logits.logsumexp(-1)
     gap = dense_logits - logits
     return ((dense_logits - dense_normaliser[:, None]).exp_() * gap).sum(-1) - dense_normaliser + normaliser
-
-
-def vocabulary(head: Head, hidden: torch.Tensor) -> int:
-    """How many logits a row of hidden states becomes."""
-    return hidden.shape[-1] if head.weight is None else head.weight.shape[0]
-
-
-def _cheapest(head: Head):
-    """What turns states (n, d) into the smallest thing that still holds every logit: the head itself, or nothing."""
-    if head.weight is None or head.weight.shape[0] <= head.weight.shape[1]:
-        return head
-    return lambda hidden: hidden
-
-
-def _moved(head: Head, device) -> Head:
-    return head._replace(weight=_to(head.weight, device), bias=_to(head.bias, device))
-
-
-def _to(tensor, device):
-    return None if tensor is None else tensor.detach().to(device)
 
 
 def _slices(count: int, size: int) -> list[slice]:

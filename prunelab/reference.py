@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 
 from prunelab.errors import InputError
 from prunelab.files import whole_file
-from prunelab.quality import DenseStates, Head
+from prunelab.heads import Head
+from prunelab.quality import DenseStates
 from prunelab.windows import Windows
 
 

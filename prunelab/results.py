@@ -17,17 +17,22 @@ from prunelab.errors import InputError, exit_cleanly
 from prunelab.files import read_json, whole_file
 
 # The contract with everything that reads results: these names, first, in this order.
-COLUMNS = tuple(
-    "variant method rate seed sparsity_pruned sparsity_all parameters nonzero_parameters loss perplexity "
-    "bits_per_byte loss_diff loss_diff_lo loss_diff_hi kl_to_dense top1_agreement dense_bytes packed_bytes "
-    "macs_per_token prefill_ms decode_ms_per_token decode_ratio decode_ratio_lo decode_ratio_hi "
-    "peak_memory_bytes decode_j_per_token energy_provenance gco2_per_million_tokens device".split()
+# fmt: off
+COLUMNS = (
+    "variant", "method", "rate", "seed", "sparsity_pruned", "sparsity_all", "parameters", "nonzero_parameters",
+    "loss", "perplexity", "bits_per_byte", "loss_diff", "loss_diff_lo", "loss_diff_hi", "kl_to_dense",
+    "top1_agreement", "dense_bytes", "packed_bytes", "macs_per_token", "prefill_ms", "decode_ms_per_token",
+    "decode_ratio", "decode_ratio_lo", "decode_ratio_hi", "peak_memory_bytes", "decode_j_per_token",
+    "energy_provenance", "gco2_per_million_tokens", "device",
 )
+# fmt: on
 # Behind them, in this order; any further number, word or flag of the files follows under its own name.
-FURTHER = tuple(
-    "allocation dense loss_increase_percent loss_increase_percent_lo loss_increase_percent_hi decode_verdict "
-    "energy_estimated prune_rate target_sparsity".split()
+# fmt: off
+FURTHER = (
+    "allocation", "dense", "loss_increase_percent", "loss_increase_percent_lo", "loss_increase_percent_hi",
+    "decode_verdict", "energy_estimated", "prune_rate", "target_sparsity",
 )
+# fmt: on
 # A name that two files use for different things.
 RENAMED = {("quality", "dtype"): "quality_dtype", ("sparsity", "seed"): "pruning_seed", ("sparsity", "rate"): None}
 MADE_BY = {"sparsity": "prune", "quality": "quality", "efficiency": "efficiency"}
@@ -191,8 +196,7 @@ def table(rows: list[dict], markdown: bool = False) -> str:
     widths = [max(len(line[i]) for line in cells) for i in range(len(HEADER))]
     left = {0, 6}  # words; everything else is a number and stands right
     padded = [
-        [cell.ljust(width) if i in left else cell.rjust(width) for i, (cell, width) in enumerate(zip(line, widths))]
-        for line in cells
+        [cell.ljust(widths[i]) if i in left else cell.rjust(widths[i]) for i, cell in enumerate(line)] for line in cells
     ]
     if not markdown:
         return "\n".join("  ".join(line).rstrip() for line in padded)

@@ -131,7 +131,7 @@ def _url(source, scratch: Path) -> Path:
 
 
 def _stream(url: str, target: Path) -> None:
-    """Download one URL, with a progress bar on a terminal. Raises ConnectionError when fewer bytes came than promised."""
+    """Download one URL, with progress on a terminal. Raises ConnectionError when fewer bytes come than promised."""
     from tqdm import tqdm
 
     request = urllib.request.Request(url, headers={"User-Agent": "prunelab"})

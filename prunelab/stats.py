@@ -69,6 +69,24 @@ def seed_interval(values: Sequence[float] | np.ndarray, level: float = 0.95) -> 
     return mean, mean - half, mean + half
 
 
+def smallest_effect(ratio: Interval) -> float:
+    """What an A/A test's (ratio, lo, hi) cannot tell from nothing: the larger distance of its interval from 1."""
+    return max(abs(ratio[1] - 1), abs(ratio[2] - 1))
+
+
+def verdict(ratio: Interval, smallest: float, less: str = "faster", more: str = "slower") -> str:
+    """`less`, `more` or "no difference" for a (ratio, lo, hi) to dense.
+
+    "no difference" when its interval includes 1, or when the ratio lies within the A/A test's smallest effect.
+    """
+    middle, lo, hi = ratio
+    if hi < 1 and middle < 1 - smallest:
+        return less
+    if lo > 1 and middle > 1 + smallest:
+        return more
+    return "no difference"
+
+
 def t_quantile(probability: float, freedom: int) -> float:
     """Quantile of Student's t for whole degrees of freedom, by bisection on the exact finite series
     (Abramowitz & Stegun 26.7.3 and 26.7.4)."""

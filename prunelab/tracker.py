@@ -85,7 +85,9 @@ class WeightHistory:
         parameters = dict(model.named_parameters())
         if self._sampled:
             # One gather a device and one copy to the host, so that a GPU is not stalled once a tensor.
-            row = [parameters[name].flatten()[index.to(parameters[name].device)] for name, index in self._sampled.items()]
+            row = [
+                parameters[name].flatten()[index.to(parameters[name].device)] for name, index in self._sampled.items()
+            ]
             self._paths.append(torch.cat(row).float().cpu())
             self._steps.append(self.ticks if step is None else step)
         if self.window is not None and self.ticks <= self.total_ticks - self.window:

@@ -16,7 +16,9 @@ def text():
     return (ROOT / "params.yaml").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("path", [ROOT / "params.yaml", *sorted((ROOT / "studies").glob("*.yaml"))], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "path", [ROOT / "params.yaml", *sorted((ROOT / "studies").glob("*.yaml"))], ids=lambda p: p.name
+)
 def test_every_study_that_is_shipped_is_valid(path):
     assert params.load(path).variants()
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from prunelab import quality, windows
+from prunelab import heads, quality, windows
 from prunelab.errors import InputError
 from prunelab.windows import PADDING, Windows
 
@@ -98,7 +98,7 @@ def test_loss_divergence_and_agreement_equal_a_slow_double_precision_implementat
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_known_head_is_split_off_so_that_no_batch_of_logits_exists(architecture):
     model = tiny(architecture)
-    _, head = quality.split(model)
+    _, head = heads.split(model)
     assert head.weight is model.get_output_embeddings().weight
 
 
@@ -108,7 +108,7 @@ def test_an_architecture_with_an_unknown_step_after_the_head_is_still_scored_rig
     reference = tiny("granite")
     forward = reference.forward
     model.forward = lambda *args, **kw: _scaled(forward(*args, **kw))
-    _, head = quality.split(model)
+    _, head = heads.split(model)
     assert head.weight is None
     tokens = random_tokens()
     with torch.no_grad():

@@ -1,0 +1,135 @@
+"""Weight history against a plain loop over stored snapshots."""
+
+import math
+
+import pytest
+import torch
+
+from prunelab.errors import InputError
+from prunelab.tracker import WeightHistory
+from tests import tiny
+
+
+def snapshots(model, count, seed=0):
+    """Take `count` random steps; yields the model after each and collects copies of its weights."""
+    torch.manual_seed(seed)
+    for _ in range(count):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)
+        yield {name: p.detach().double().clone() for name, p in model.named_parameters()}
+
+
+def coefficient(weighting, tick, last, beta):
+    return {"linear": tick, "sqrt": math.sqrt(tick), "uniform": 1.0, "exponential": beta ** (last - tick)}[weighting]
+
+
+@pytest.mark.parametrize("value", ["absolute", "signed"])
+@pytest.mark.parametrize("weighting", ["linear", "sqrt", "uniform", "exponential"])
+@pytest.mark.parametrize("window", [None, 1, 4])
+def test_the_accumulator_agrees_with_a_loop_over_snapshots(value, weighting, window):
+    model = tiny.gpt2()
+    name = "transformer.h.0.attn.c_attn.weight"
+    history = WeightHistory(model, [name], value=value, weighting=weighting, beta=0.8, window=window, total_ticks=9)
+    seen = []
+    for weights in snapshots(model, 9):
+        history.tick(model)
+        seen.append(weights)
+    counted = list(enumerate(seen, start=1))[-window if window else 0 :]
+    factors = [coefficient(weighting, tick, 9, 0.8) for tick, _ in counted]
+
+    def mean(of, transform):
+        return sum(c * transform(w[of]) for c, (_, w) in zip(factors, counted, strict=True)) / sum(factors)
+
+    expected = mean(name, torch.abs if value == "absolute" else lambda w: w)
+    assert torch.allclose(history.importance()[name].double(), expected, rtol=1e-5, atol=1e-7)
+    for other in ("transformer.wte.weight", "transformer.ln_f.bias", name):
+        assert torch.allclose(history.average()[other].double(), mean(other, lambda w: w), rtol=1e-5, atol=1e-6)
+
+
+def test_the_paper_s_formula_by_hand():
+    model = torch.nn.Linear(1, 1, bias=False)
+    history = WeightHistory(model, ["weight"])
+    for value in (1.0, -2.0, 4.0):
+        model.weight.data.fill_(value)
+        history.tick(model)
+    assert history.importance()["weight"].item() == pytest.approx((1 * 1 + 2 * 2 + 3 * 4) / 6)
+    assert history.average()["weight"].item() == pytest.approx((1 * 1 - 2 * 2 + 3 * 4) / 6)
+
+
+def test_a_window_of_one_tick_is_the_final_magnitude():
+    model = tiny.gpt2()
+    name = "transformer.h.1.mlp.c_fc.weight"
+    history = WeightHistory(model, [name], window=1, total_ticks=5)
+    for _ in snapshots(model, 5):
+        history.tick(model)
+    assert torch.allclose(history.importance()[name], dict(model.named_parameters())[name].abs(), rtol=1e-6)
+
+
+def test_two_fp32_copies_at_most_and_one_where_signed():
+    model = tiny.gpt2()
+    names = [n for n, p in model.named_parameters() if p.dim() == 2]
+
+    def bytes_held(value):
+        history = WeightHistory(model, names, value=value)
+        tensors = [*history._average.values(), *history._importance.values()]
+        return sum(t.nbytes for t in {id(t): t for t in tensors}.values())
+
+    every = sum(p.numel() * 4 for p in model.parameters())
+    assert bytes_held("absolute") <= 2 * every
+    assert bytes_held("signed") == every
+
+
+def test_state_that_is_saved_and_loaded_goes_on_to_the_bit(tmp_path):
+    model = tiny.gpt2()
+    name = "transformer.h.0.mlp.c_fc.weight"
+
+    def new():
+        return WeightHistory(model, [name], weighting="exponential", trajectories=3, seed=5)
+
+    unbroken, first = new(), new()
+    for tick, _ in enumerate(snapshots(model, 8)):
+        unbroken.tick(model, step=10 * tick)
+        if tick == 4:
+            first.save(tmp_path)
+            first = new()
+            first.load(tmp_path)
+        first.tick(model, step=10 * tick)
+        if tick < 4:
+            continue
+    assert torch.equal(unbroken.importance()[name], first.importance()[name])
+    assert torch.equal(unbroken.average()[name], first.average()[name])
+    assert unbroken.trajectories() == first.trajectories() and len(first.trajectories()) == 8 * 3
+
+
+def test_trajectories_are_the_weights_themselves():
+    model = tiny.gpt2()
+    name = "transformer.h.0.attn.c_proj.weight"
+    history = WeightHistory(model, [name], trajectories=4)
+    values = []
+    for weights in snapshots(model, 3):
+        history.tick(model)
+        values.append(weights[name].flatten())
+    for row in history.trajectories():
+        assert row["value"] == pytest.approx(values[row["tick"] - 1][row["index"]].item(), rel=1e-6)
+
+
+def test_a_state_of_other_options_is_refused(tmp_path):
+    model = tiny.gpt2()
+    history = WeightHistory(model, [], weighting="linear")
+    history.tick(model)
+    history.save(tmp_path)
+    with pytest.raises(InputError, match="this run asks for"):
+        WeightHistory(model, [], weighting="sqrt").load(tmp_path)
+
+
+def test_mistakes_are_named(tmp_path):
+    model = tiny.gpt2()
+    with pytest.raises(InputError, match="no parameter 'transformer.nothing'"):
+        WeightHistory(model, ["transformer.nothing"])
+    with pytest.raises(InputError, match="total_ticks"):
+        WeightHistory(model, [], window=3)
+    with pytest.raises(InputError, match="no tick was taken"):
+        WeightHistory(model, []).importance()
+    with pytest.raises(InputError, match="no weight history in this checkpoint"):
+        WeightHistory(model, []).load(tmp_path)
