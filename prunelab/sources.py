@@ -110,7 +110,7 @@ def _url(source, scratch: Path) -> Path:
     address = urllib.parse.urlsplit(source.name)
     if address.scheme not in ("http", "https") or not address.netloc:
         raise InputError(f"{source.name}: expected an http:// or https:// address; for a file on this disk: kind: path")
-    target = scratch / (Path(urllib.parse.unquote(address.path)).name or "download")
+    target = scratch / (Path(urllib.parse.unquote(address.path)).name.strip(".") or "download")
     scratch.mkdir(parents=True, exist_ok=True)
     reason = None
     for attempt in range(TRIES):

@@ -1,0 +1,147 @@
+"""A pretrained model as a plain Hugging Face folder: config.json, safetensors, tokenizer, manifest.json.
+
+Weights come as safetensors and are copied as they are, or as one GGUF file, which is dequantized to fp32 once. Pickled
+weights and a model's own Python code are never touched: both can run anything.
+"""
+
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from prunelab import files, sources
+from prunelab.errors import InputError
+
+DEFAULT_FILES = (
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    "*.json",
+    "*.txt",
+    "*.model",
+    "*.jinja",
+    "*.gguf",
+)
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
+WEIGHTS = "model.safetensors"
+
+
+def prepare(source, out: Path) -> dict:
+    """Fetch the model that `source` (`fetch.model` of the settings) names into the new folder `out`; its manifest."""
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".download-", dir=out) as scratch:
+        brought = sources.bring(source, Path(scratch), DEFAULT_FILES, repo_type="model")
+        ggufs = [path for path in brought.files if path.suffix == ".gguf"]
+        configs = [path for path in brought.files if path.name == "config.json"]
+        if len(ggufs) == 1 and not configs:
+            called = _dequantize(ggufs[0], out)
+        elif len(configs) == 1:
+            called = Path(source.name).name
+            _copy(source.name, configs[0].parent, brought.files, out)
+        else:
+            raise InputError(
+                f"{source.name}: expected one model, a config.json beside its weights or one .gguf file, "
+                f"found {len(configs)} config.json and {len(ggufs)} .gguf; say which with `files:`"
+            )
+    manifest = {"model": called, "source": brought.facts} | _inspect(out, source.name)
+    files.write_json(out / "manifest.json", manifest)
+    return manifest
+
+
+def _copy(name: str, folder: Path, chosen: list[Path], out: Path) -> None:
+    """Copy the chosen files of one folder, after a look at what would fail hours later."""
+    beside = [path for path in chosen if path.parent == folder]
+    there = {path.name for path in beside}
+    needed = _shards(folder, name) if f"{WEIGHTS}.index.json" in there else [WEIGHTS]
+    missing = [shard for shard in needed if shard not in there]
+    if missing:
+        raise InputError(
+            f"{name}: expected weights in {', '.join(missing[:3])}, found {', '.join(sorted(there))}; only safetensors "
+            "are read, never pickled weights (a converted copy often is a revision of its own, such as refs/pr/1)"
+        )
+    if not there & set(TOKENIZER_FILES):
+        raise InputError(
+            f"{name}: expected a tokenizer ({', '.join(TOKENIZER_FILES)}), found {', '.join(sorted(there))}"
+        )
+    for path in beside:
+        if path.suffix != ".safetensors" or path.name in needed:
+            shutil.copyfile(path, out / path.name)
+
+
+def _shards(folder: Path, name: str) -> list[str]:
+    index = files.read_json(folder / f"{WEIGHTS}.index.json")
+    if not isinstance(index, dict) or not isinstance(index.get("weight_map"), dict):
+        raise InputError(f"{name}: expected a weight_map in {WEIGHTS}.index.json, found none")
+    return sorted(set(index["weight_map"].values()))
+
+
+def _dequantize(path: Path, out: Path) -> str:
+    """Write a GGUF file's model as an fp32 folder; what to call it: never the name of the model it was made from."""
+    with open(path, "rb") as file:
+        magic = file.read(4)
+    if magic != b"GGUF":
+        raise InputError(f"{path.name}: expected a GGUF file, found one that starts with {magic!r}")
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers.utils import logging
+
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()  # in a log each step of a bar is a line
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            path.parent,
+            gguf_file=path.name,
+            quantization_config=GgufConfig(dequantize=True),  # without it the model can't be saved
+            dtype=torch.float32,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    except (ValueError, IndexError, KeyError, OSError) as error:
+        raise InputError(f"{path.name}: expected a GGUF file that transformers can read, found: {error!r}") from error
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    for weights in out.glob("*.safetensors"):
+        weights.chmod(0o644)  # the library makes them private; the rest of the folder isn't
+    original, _, quantization = path.stem.rpartition(".")
+    return f"{original or path.stem}, dequantized {quantization}" if original else f"{path.stem}, dequantized"
+
+
+def _inspect(folder: Path, name: str) -> dict:
+    """What a plain folder holds, from its config and the safetensors headers: no tensor is read, no torch imported."""
+    from safetensors import SafetensorError, safe_open
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{name}: expected a config.json, found broken JSON: {error}") from None
+    kind = config.get("model_type")
+    if kind not in CONFIG_MAPPING_NAMES:
+        raise InputError(
+            f"{name}: expected a model_type that transformers knows in config.json, found {kind!r}; "
+            "a model's own Python code is never run"
+        )
+    parameters, dtypes = 0, set()
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="numpy") as tensors:
+                for key in tensors.keys():  # noqa: SIM118 (not a dict)
+                    tensor = tensors.get_slice(key)
+                    dtypes.add(tensor.get_dtype())
+                    size = 1
+                    for length in tensor.get_shape():
+                        size *= length
+                    parameters += size
+        except SafetensorError as error:
+            raise InputError(f"{name}: expected a whole safetensors file {path.name}, found: {error}") from None
+    listed = {
+        path.name: {"sha256": files.sha256_file(path), "bytes": path.stat().st_size}
+        for path in sorted(folder.iterdir())
+        if path.is_file()
+    }
+    return {
+        "model_type": kind,
+        "architectures": config.get("architectures"),
+        "parameters_stored": parameters,  # tied tensors count once
+        "dtypes": sorted(dtypes),
+        "files": listed,
+    }

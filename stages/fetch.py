@@ -1,0 +1,42 @@
+"""Bring the study's text, and its pretrained model if it names one, onto this disk.
+
+    python -m stages.fetch --out data/fetched
+
+Reads `fetch` of params.yaml. Writes, all or nothing:
+
+    text/         train.txt, validation.txt, test.txt, manifest.json
+    calibration/  text.txt, manifest.json                          (with fetch.calibration)
+    model/        a plain Hugging Face folder, manifest.json       (with fetch.model)
+"""
+
+import argparse
+from pathlib import Path
+
+from prunelab import errors, files, params, text
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write, replaced as a whole")
+    arguments = parser.parse_args(argv)
+    fetch = params.load().fetch
+    with files.whole_directory(arguments.out) as out:
+        print(f"text: {fetch.text.kind} {fetch.text.name}", flush=True)
+        manifest = text.prepare(fetch.text, fetch.split, out / "text")
+        for part, entry in manifest["parts"].items():
+            same = f", the same as {entry['same_as']}" if entry["same_as"] else ""
+            print(f"  {part}: {entry['documents']} documents, {entry['characters']} characters{same}", flush=True)
+        if fetch.calibration is not None:
+            print(f"calibration: {fetch.calibration.kind} {fetch.calibration.name}", flush=True)
+            manifest = text.prepare_whole(fetch.calibration, out / "calibration")
+            print(f"  {manifest['documents']} documents, {manifest['characters']} characters", flush=True)
+        if fetch.model is not None:
+            from prunelab import pretrained  # here, because a study that trains its own model needs none of it
+
+            print(f"model: {fetch.model.kind} {fetch.model.name}", flush=True)
+            manifest = pretrained.prepare(fetch.model, out / "model")
+            print(f"  {manifest['model']}: {manifest['parameters_stored']} parameters", flush=True)
+
+
+if __name__ == "__main__":
+    errors.exit_cleanly(main)
