@@ -1,0 +1,192 @@
+"""Prefill and decode times of a model beside its dense model, alternating pass by pass.
+
+What is timed (one pass of fixed work; the clock is read only after the device has finished):
+
+    |<------ prefill_ms ------>|<--- decode_ms: (output_tokens - 1) steps, each one further token --->|
+    prompt → first token (TTFT) token token token …    decode_ms_per_token = the median step (TPOT)
+
+The output length is forced: tokens are chosen greedily and never stop the loop, so every model does the same work.
+The median step, not the mean: a step that a neighbour interrupted takes ten times as long and says nothing about the
+model. With it the A/A interval is half as wide. Tokens per second come from the whole `decode_ms`.
+A block is A B B A or B A A B (drawn by the seed): a steady drift hits both models alike and cancels in the block's
+ratio. A neighbour on the machine is worth a factor of three for seconds; so models alternate per pass, the ratio's
+interval is bootstrapped over blocks, and a block that was disturbed is dropped with both its arms. The rule stands
+in `disturbed`, looks at no timing, and is the same for every model.
+"""
+
+import gc
+import inspect
+import resource
+import time
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from prunelab import device, stats
+from prunelab.errors import InputError
+from prunelab.models import context_length
+
+MIN_BLOCKS = 3  # measured however small the budget is: less has no interval
+STEADY = 0.05  # warm-up ends when medians of successive rounds differ by less
+ROUND_PASSES = 3
+
+
+class Work(NamedTuple):
+    """One point of a sweep: `batch` prompts of `prompt_tokens` tokens, each answered with `output_tokens`."""
+
+    prompt_tokens: int
+    batch: int
+    output_tokens: int
+
+
+class Pass(NamedTuple):
+    prefill_ms: float
+    decode_ms_per_token: float  # a step's time: with a batch every step makes `batch` tokens
+    decode_ms: float
+
+
+COMPARED = ("prefill_ms", "decode_ms_per_token")
+
+
+def sweep(prompt_tokens: list[int], batch_sizes: list[int], output_tokens: int) -> list[Work]:
+    """The works to measure, the headline (first prompt length, first batch size) first."""
+    lengths = [Work(length, batch_sizes[0], output_tokens) for length in prompt_tokens]
+    batches = [Work(prompt_tokens[0], batch, output_tokens) for batch in batch_sizes[1:]]
+    return lengths + batches
+
+
+def prompts(model, work: Work, seed: int) -> torch.Tensor:
+    """Random token ids (batch, prompt_tokens) on the model's device. InputError: they do not fit into the context."""
+    limit, needed = context_length(model.config), work.prompt_tokens + work.output_tokens
+    if limit is not None and needed > limit:
+        raise InputError(
+            f"efficiency: a prompt of {work.prompt_tokens} and {work.output_tokens} output tokens need a context of "
+            f"{needed}, this model has {limit}; shorten efficiency.prompt_tokens or efficiency.output_tokens"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    shape = (work.batch, work.prompt_tokens)
+    return torch.randint(model.get_input_embeddings().num_embeddings, shape, generator=generator).to(model.device)
+
+
+def prefill(model, ids: torch.Tensor):
+    """ids (batch, tokens) → first token (batch, 1), cache. Logits of the last position only, as serving needs them."""
+    last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+    out = model(input_ids=ids, use_cache=True, **last)
+    return out.logits[:, -1].argmax(-1, keepdim=True), out.past_key_values
+
+
+def decode_one_token(model, token: torch.Tensor, cache):
+    """token (batch, 1) → next token (batch, 1), cache."""
+    out = model(input_ids=token, past_key_values=cache, use_cache=True)
+    return out.logits[:, -1].argmax(-1, keepdim=True), out.past_key_values
+
+
+@torch.inference_mode()
+def serve(model, ids: torch.Tensor, output_tokens: int) -> Pass:
+    """One timed pass; output_tokens counts the first token, so at least 2."""
+    synchronise(model)
+    clock = [time.perf_counter()]
+    token, cache = prefill(model, ids)
+    synchronise(model)
+    clock.append(time.perf_counter())
+    for _ in range(output_tokens - 1):
+        token, cache = decode_one_token(model, token, cache)
+        synchronise(model)  # a server sends each token when it is made
+        clock.append(time.perf_counter())
+    steps = np.diff(clock) * 1e3
+    return Pass(float(steps[0]), float(np.median(steps[1:])), float(steps[1:].sum()))
+
+
+def synchronise(model) -> None:
+    """Wait until the device has done all that was asked of it; a CPU always has."""
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)
+
+
+def warm_up(models: dict, ids: torch.Tensor, output_tokens: int, limit_s: float) -> dict:
+    """Discarded passes until the medians of successive rounds agree for every model, or limit_s has passed."""
+    start, passes, before = time.perf_counter(), 0, None
+    while True:
+        rounds = [[serve(model, ids, output_tokens) for model in models.values()] for _ in range(ROUND_PASSES)]
+        passes += ROUND_PASSES
+        medians = np.median(np.array(rounds), axis=0)[:, : len(COMPARED)]  # (models, readings)
+        steady = before is not None and bool((abs(medians / before - 1) < STEADY).all())
+        if steady or time.perf_counter() - start > limit_s:
+            return {"passes": passes, "steady": steady}
+        before = medians
+
+
+def interleave(models: dict, ids: torch.Tensor, work: Work, seconds: float, seed: int) -> list[dict]:
+    """Blocks of passes for `seconds`, at least MIN_BLOCKS; models: {"variant": model, "dense": model}.
+
+    One row a pass: the work, `block`, `position` (0..3), `arm`, the two readings, and of its block `dropped`,
+    `switches` (involuntary, of this process), `steal_s` (of the machine, None where unknown) and `block_s`.
+    """
+    generator = np.random.default_rng(seed)
+    rows: list[dict] = []
+    start, block = time.perf_counter(), 0
+    gc.collect()
+    gc.disable()  # a collection in the middle of a pass is nobody's latency
+    try:
+        while block < MIN_BLOCKS or time.perf_counter() - start < seconds:
+            first, second = ("variant", "dense") if generator.random() < 0.5 else ("dense", "variant")
+            before = _disturbance()
+            passes = [(arm, serve(models[arm], ids, work.output_tokens)) for arm in (first, second, second, first)]
+            seen = {name: _difference(value, before[name]) for name, value in _disturbance().items()}
+            seen["dropped"] = disturbed(**seen)
+            rows += [
+                {**work._asdict(), "block": block, "position": position, "arm": arm, **reading._asdict(), **seen}
+                for position, (arm, reading) in enumerate(passes)
+            ]
+            block += 1
+    finally:
+        gc.enable()
+    return rows
+
+
+def disturbed(switches: int, steal_s: float | None, block_s: float) -> bool:
+    """Was a block of `block_s` seconds disturbed? Fixed before any measuring; looks at no timing.
+
+    More than 4 involuntary context switches and 40 a second (an idle machine has a few housekeeping ones), or more
+    than 2 % of the machine's time stolen by its host and more than one tick of that clock (10 ms).
+    """
+    if switches > 4 and switches > 40 * block_s:
+        return True
+    return steal_s is not None and steal_s > 0.015 and steal_s > 0.02 * block_s * device.usable_cores()
+
+
+def _disturbance() -> dict:
+    return {
+        "switches": resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw,
+        "steal_s": device.steal_seconds(),
+        "block_s": time.perf_counter(),
+    }
+
+
+def _difference(now: float | None, before: float | None) -> float | None:
+    return None if now is None or before is None else now - before
+
+
+def summary(rows: list[dict], seed: int, draws: int = 10_000) -> dict:
+    """Figures of one work: per reading the variant's median, p10, p90 and the ratio to dense with its 95 % interval.
+
+    Disturbed blocks are left out, unless fewer than MIN_BLOCKS would remain: then all count and `quiet` is False.
+    """
+    kept = [row for row in rows if not row["dropped"]]
+    blocks, quiet = len(rows) // 4, len(kept) >= 4 * MIN_BLOCKS
+    kept = kept if quiet else rows
+    figures = {"blocks": len(kept) // 4, "dropped_blocks": blocks - len(kept) // 4, "quiet": quiet}
+    figures = {name: rows[0][name] for name in Work._fields} | figures
+    for reading in COMPARED:
+        arms = {arm: np.array([row[reading] for row in kept if row["arm"] == arm]) for arm in ("variant", "dense")}
+        # two readings an arm and block, in the order of the blocks: a block's ratio is that of its geometric means
+        pairs = {arm: np.sqrt(values[0::2] * values[1::2]) for arm, values in arms.items()}
+        ratio, lo, hi = stats.paired_ratio(pairs["variant"], pairs["dense"], draws, seed=seed, statistic="median")
+        p10, median, p90 = np.quantile(arms["variant"], [0.1, 0.5, 0.9])
+        name = reading.partition("_")[0]
+        figures |= {reading: float(median), f"{reading}_p10": float(p10), f"{reading}_p90": float(p90)}
+        figures |= {f"{name}_ratio": ratio, f"{name}_ratio_lo": lo, f"{name}_ratio_hi": hi}
+    whole = np.median([row["decode_ms"] for row in kept if row["arm"] == "variant"])
+    figures["decode_tokens_per_s"] = float(rows[0]["batch"] * (rows[0]["output_tokens"] - 1) * 1e3 / whole)
+    return figures
