@@ -41,7 +41,7 @@ class Tensors:
         self._handles = {}
         for path in files:
             self._handles[path] = self._open(path)
-            self._file_of |= {name: path for name in self._handles[path].keys()}  # noqa: SIM118 (not a dict)
+            self._file_of |= dict.fromkeys(self._handles[path].keys(), path)
         self.nbytes = sum(path.stat().st_size for path in files)
 
     @staticmethod
@@ -64,7 +64,7 @@ class Tensors:
 
 
 class PackedWriter:
-    """Writes a variant's tensors into `folder` one by one, in shards, so that no more than a shard is held in memory."""
+    """Writes a variant's tensors into `folder` one by one, in shards; no more than a shard is held in memory."""
 
     def __init__(self, folder, shard_bytes: int = SHARD_BYTES):
         self.folder, self.shard_bytes = Path(folder), shard_bytes
@@ -166,14 +166,14 @@ def load(folder, dtype: torch.dtype | None = None):
         return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype or "auto").eval()
     state = dict(unpacked(folder))
     config = AutoConfig.from_pretrained(folder)
-    # The concrete class, because the Auto class insists on a folder; from_pretrained ties weights and skips random init.
+    # The concrete class, because the Auto class insists on a folder; it ties weights and skips the random init.
     model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     dtype = dtype or next(iter(state.values())).dtype
     return model_class.from_pretrained(None, config=config, state_dict=state, dtype=dtype).eval()
 
 
 def export(folder, out) -> None:
-    """Write the variant in `folder` as a plain Hugging Face folder that `from_pretrained` loads without this package."""
+    """Write the variant in `folder` as a plain folder that `from_pretrained` loads without this package."""
     with whole_directory(out) as partial:
         copy_companions(folder, partial)
         if is_packed(folder):

@@ -1,7 +1,8 @@
 """Build a causal language model, and find the linear layers of its decoder blocks by structure.
 
 Decoder blocks are the longest `ModuleList` of equal modules; the prunable tensors are the weights of the linear layers
-inside them (`Linear`, and GPT-2's `Conv1D`, a transposed linear). Embeddings, a tied head, norms and biases are outside.
+inside them (`Linear`, and GPT-2's `Conv1D`, a transposed linear). Embeddings, a tied head, norms and biases
+are outside.
 """
 
 from torch import nn
@@ -77,7 +78,7 @@ def is_linear(module) -> bool:
 
 
 def prunable_tensors(model) -> list[dict]:
-    """What `prunable.json` holds: `name`, `block`, `role`, `transposed`, `shape` of every linear weight in the blocks."""
+    """What prunable.json holds: `name, block, role, transposed, shape` of every linear weight in the blocks."""
     stack, blocks = decoder_blocks(model)
     tensors = []
     for index, block in enumerate(blocks):

@@ -1,4 +1,4 @@
-"""The names of variants: `<method>[-<allocation>]-<rate>[-s<seed>]`, the same in DVC, files, MLflow, Prefect and the report.
+"""The names of variants: `<method>[-<allocation>]-<rate>[-s<seed>]`, in DVC, files, MLflow, Prefect and the report.
 
 A rate is a token: `50` removes 50 percent of the weights in scope, `sigma112` is the paper's PruneRate 1.12
 (threshold 1.12 x standard deviation of |w|), `2of4` removes 2 of every 4 consecutive inputs (n:m sparsity).
@@ -40,9 +40,8 @@ def parse_rate(token) -> Rate:
     text = str(token)
     if re.fullmatch(r"\d+", text) and 1 <= int(text) <= 99 and not isinstance(token, bool):
         return Rate(sparsity=int(text) / 100)
-    if match := re.fullmatch(r"sigma(\d+)", text):
-        if int(match[1]) > 0:
-            return Rate(prune_rate=int(match[1]) / 100)
+    if (match := re.fullmatch(r"sigma(\d+)", text)) and int(match[1]) > 0:
+        return Rate(prune_rate=int(match[1]) / 100)
     if match := re.fullmatch(r"(\d+)(of|:)(\d+)", text):
         zeros, group = int(match[1]), int(match[3])
         if match[2] == ":":

@@ -1,4 +1,4 @@
-"""Prune the dense model: one variant, `python -m stages.prune systematic-50 --dense models/dense --out models/systematic-50`."""
+"""Prune the dense model: `python -m stages.prune magnitude-50 --dense models/dense --out models/magnitude-50`."""
 
 import argparse
 from pathlib import Path

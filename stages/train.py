@@ -1,4 +1,4 @@
-"""Train (or take) the dense model, following every weight: `python -m stages.train --data data/fetched --out models/dense`."""
+"""Train (or take) the dense model, following every weight: `python -m stages.train --data data/fetched --out …`."""
 
 import argparse
 from pathlib import Path
