@@ -164,9 +164,18 @@ class Quality(Section):
 
 class Efficiency(Section):
     seconds: Positive
-    prompt_tokens: Count
-    output_tokens: Count
-    country: str
+    prompt_tokens: Annotated[list[Count], Field(min_length=1), AfterValidator(_distinct)]
+    batch_sizes: Annotated[list[Count], Field(min_length=1), AfterValidator(_distinct)]
+    output_tokens: Annotated[int, Field(ge=2, strict=True)]
+    threads: Count | None
+    unreliable_above_percent: Positive
+
+
+class Energy(Section):
+    seconds: Positive
+    window_seconds: Positive
+    idle_seconds: Positive
+    country: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
     grams_per_kwh: Positive
     grams_source: str
 
@@ -186,6 +195,7 @@ class Settings(Section):
     prune: Prune
     quality: Quality
     efficiency: Efficiency
+    energy: Energy
     report: Report
 
     @model_validator(mode="after")
