@@ -20,7 +20,7 @@ from prunelab.files import read_json, whole_directory, write_json
 
 PACKED_INDEX = "packed.index.json"
 PACKED_FORMAT = "prunelab-packed-1"
-SHARD_BYTES = 2_000_000_000
+SHARD_BYTES = 256_000_000  # held in memory while a variant is written
 # Beside the tensors a variant holds what the dense folder needs to be loaded: config, tokenizer, generation defaults.
 COMPANIONS = ("*.json", "*.txt", "*.model", "*.jinja")
 NOT_COMPANIONS = {"prunable.json", "sparsity.json", "manifest.json", PACKED_INDEX, "model.safetensors.index.json"}
@@ -32,16 +32,14 @@ class Tensors:
     Raises InputError for a folder without safetensors and for a file that is cut off or corrupt.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder, pattern: str = "model*.safetensors"):
         folder = Path(folder)
-        files = sorted(folder.glob("model*.safetensors"))
+        files = sorted(folder.glob(pattern))
         if not files:
-            raise InputError(f"{folder}: no model*.safetensors in it; expected a Hugging Face folder with safetensors")
+            raise InputError(f"{folder}: no {pattern} in it; expected a Hugging Face folder with safetensors")
         self._file_of: dict[str, Path] = {}
-        self._handles = {}
         for path in files:
-            self._handles[path] = self._open(path)
-            self._file_of |= dict.fromkeys(self._handles[path].keys(), path)
+            self._file_of |= dict.fromkeys(self._open(path).keys(), path)
         self.nbytes = sum(path.stat().st_size for path in files)
 
     @staticmethod
@@ -60,7 +58,9 @@ class Tensors:
     def __getitem__(self, name: str) -> torch.Tensor:
         if name not in self._file_of:
             raise InputError(f"{name}: no such tensor among {len(self._file_of)} of this model")
-        return self._handles[self._file_of[name]].get_tensor(name)
+        # Opened for each tensor, so that what was read leaves this process with it: files are mapped into memory, and
+        # one open handle would keep a model larger than memory resident.
+        return self._open(self._file_of[name]).get_tensor(name)
 
 
 class PackedWriter:
