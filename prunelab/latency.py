@@ -171,7 +171,7 @@ def _difference(now: float | None, before: float | None) -> float | None:
 def summary(rows: list[dict], seed: int, draws: int = 10_000) -> dict:
     """Figures of one work: per reading the variant's median, p10, p90 and the ratio to dense with its 95 % interval.
 
-    Disturbed blocks are left out, unless fewer than MIN_BLOCKS would remain: then all count and `quiet` is False.
+    Disturbed blocks are left out, unless fewer than MIN_BLOCKS would remain: then all count and `quiet` is False. `dense`: medians of the dense model's readings.
     """
     kept = [row for row in rows if not row["dropped"]]
     blocks, quiet = len(rows) // 4, len(kept) >= 4 * MIN_BLOCKS
@@ -188,5 +188,7 @@ def summary(rows: list[dict], seed: int, draws: int = 10_000) -> dict:
         figures |= {reading: float(median), f"{reading}_p10": float(p10), f"{reading}_p90": float(p90)}
         figures |= {f"{name}_ratio": ratio, f"{name}_ratio_lo": lo, f"{name}_ratio_hi": hi}
     whole = np.median([row["decode_ms"] for row in kept if row["arm"] == "variant"])
+    dense = [[row[name] for name in Pass._fields] for row in kept if row["arm"] == "dense"]
+    figures["dense"] = dict(zip(Pass._fields, np.median(dense, axis=0).tolist(), strict=True))
     figures["decode_tokens_per_s"] = float(rows[0]["batch"] * (rows[0]["output_tokens"] - 1) * 1e3 / whole)
     return figures

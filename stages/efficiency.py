@@ -1,0 +1,71 @@
+"""Measure one variant beside its dense model: time, memory, energy, work, and the raw readings.
+
+    python -m stages.efficiency wanda-50 --model models/wanda-50 --dense models/dense --session results/dense/efficiency.json \
+        --device results/device.json --out results/wanda-50
+    python -m stages.efficiency dense --model models/dense --dense models/dense --device results/device.json --out results/dense
+
+The second is the A/A test of a session: dense beside a second copy of dense. Its interval is the smallest effect that
+the session can tell from nothing, and the variants' verdicts (--session) respect it. Repeat it with `dvc repro -f`.
+Writes efficiency.json and readings.parquet. One line of order matters: the variant is served before anything else is
+loaded, because its peak memory is read from this process.
+"""
+
+import argparse
+from pathlib import Path
+
+from prunelab import device, errors, files, params
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m stages.efficiency", description=__doc__.partition("\n")[0])
+    parser.add_argument("variant", help="its id, such as wanda-50, or dense for the A/A test")
+    parser.add_argument("--model", type=Path, required=True, help="folder of the variant")
+    parser.add_argument("--dense", type=Path, required=True, help="folder of its dense model")
+    parser.add_argument("--device", type=Path, required=True, help="fingerprint of this machine")
+    parser.add_argument("--session", type=Path, help="efficiency.json of the dense model, the session's A/A test")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
+    arguments = parser.parse_args(argv)
+    settings, machine = params.load(), files.read_json(arguments.device)
+    session = files.read_json(arguments.session) if arguments.session else None
+    check(arguments, session, machine)
+    with device.alone():
+        from prunelab.session import measure  # torch: after the settings were found good
+
+        figures, rows = measure(
+            arguments.model, arguments.dense, settings.efficiency, settings.energy, settings.seed, session
+        )
+    report(arguments, {"variant": arguments.variant, "device": machine["id"], **figures}, rows)
+
+
+def check(arguments, session: dict | None, machine: dict) -> None:
+    """A variant's verdict needs the A/A test of its dense model, from this machine."""
+    if session is None and arguments.model.resolve() != arguments.dense.resolve():
+        raise errors.InputError("--session is missing: a variant's verdict needs the A/A test of its dense model")
+    if session is not None and session["device"] != machine["id"]:
+        raise errors.InputError(
+            f"{arguments.session}: measured on device {session['device']}, this is {machine['id']}; "
+            "measure the dense model here first (dvc repro efficiency-dense)"
+        )
+
+
+def report(arguments, measured: dict, rows: list[dict]) -> None:
+    """Write both files and say what was found."""
+    import pyarrow
+    import pyarrow.parquet
+
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    table = pyarrow.table({key: [row.get(key) for row in rows] for key in columns})
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    with files.whole_file(arguments.out / "readings.parquet") as partial:
+        pyarrow.parquet.write_table(table, partial)
+    files.write_json(arguments.out / "efficiency.json", measured)
+    print(
+        f"{arguments.variant}: decode {measured['decode_ms_per_token']:.2f} ms a token, "
+        f"{measured['decode_ratio']:.3f} of dense ({measured['decode_ratio_lo']:.3f} … "
+        f"{measured['decode_ratio_hi']:.3f}): {measured['decode_verdict']}",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    errors.exit_cleanly(main)
