@@ -78,9 +78,7 @@ def interleave(
             latency.synchronise(model)
             windows = {
                 "prefill": meter.window(lambda model=model: _prefill(model, ids, passes["prefill"])),
-                "decode": meter.window(
-                    lambda model=model, start=start: _decode(model, start, steps, passes["decode"])
-                ),
+                "decode": meter.window(lambda model=model, start=start: _decode(model, start, steps, passes["decode"])),
             }
             for phase, window in windows.items():
                 done = {"passes": passes[phase], "tokens": passes[phase] * tokens[phase]}

@@ -171,7 +171,8 @@ def _difference(now: float | None, before: float | None) -> float | None:
 def summary(rows: list[dict], seed: int, draws: int = 10_000) -> dict:
     """Figures of one work: per reading the variant's median, p10, p90 and the ratio to dense with its 95 % interval.
 
-    Disturbed blocks are left out, unless fewer than MIN_BLOCKS would remain: then all count and `quiet` is False. `dense`: medians of the dense model's readings.
+    Disturbed blocks are left out, unless fewer than MIN_BLOCKS would remain: then all count and `quiet` is False.
+    `dense`: medians of the dense model's readings.
     """
     kept = [row for row in rows if not row["dropped"]]
     blocks, quiet = len(rows) // 4, len(kept) >= 4 * MIN_BLOCKS

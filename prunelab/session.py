@@ -93,7 +93,9 @@ def timing_figures(timings: list[dict], session: dict | None, limit_percent: flo
     for phase in joules.PHASES:
         _, lo, hi = _ratio(tests[_place(timings[0])], phase)
         if 100 * (hi - lo) > limit_percent:
-            reasons.append(f"the A/A interval of {phase} is {100 * (hi - lo):.1f} % wide, the limit is {limit_percent:g} %")
+            reasons.append(
+                f"the A/A interval of {phase} is {100 * (hi - lo):.1f} % wide, the limit is {limit_percent:g} %"
+            )
     if not timings[0]["quiet"]:
         reasons.append("nearly every block was disturbed by other processes, so none could be dropped")
     headline = {name: value for name, value in works[0].items() if name not in ("blocks", "dropped_blocks", "quiet")}

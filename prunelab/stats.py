@@ -44,7 +44,7 @@ def paired_ratio(
     """Ratio variant / dense from paired positive readings, (ratio, lo, hi); statistic: a key of STATISTICS.
 
     variant, dense: shape (pairs,), the same unit of measure. Ratios are averaged as logarithms (a ratio of 2 and one of
-    1/2 make 1), so "mean" is the geometric mean. ValueError: unequal lengths, a reading that is not positive and finite.
+    1/2 make 1), so "mean" is the geometric mean. ValueError: unequal lengths, a reading not above zero or not finite.
     """
     a, b = _checked(variant, "variant"), _checked(dense, "dense")
     if len(a) != len(b):

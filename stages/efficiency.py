@@ -1,10 +1,11 @@
-"""Measure one variant beside its dense model: time, memory, energy, work, and the raw readings.
+r"""Measure one variant beside its dense model: time, memory, energy, work, and the raw readings.
 
-    python -m stages.efficiency wanda-50 --model models/wanda-50 --dense models/dense --session results/dense/efficiency.json \
-        --device results/device.json --out results/wanda-50
-    python -m stages.efficiency dense --model models/dense --dense models/dense --device results/device.json --out results/dense
+    python -m stages.efficiency dense --model models/dense --dense models/dense \
+        --device results/device.json --out results/dense
+    python -m stages.efficiency wanda-50 --model models/wanda-50 --dense models/dense \
+        --device results/device.json --session results/dense/efficiency.json --out results/wanda-50
 
-The second is the A/A test of a session: dense beside a second copy of dense. Its interval is the smallest effect that
+The first is the A/A test of a session: dense beside a second copy of dense. Its interval is the smallest effect that
 the session can tell from nothing, and the variants' verdicts (--session) respect it. Repeat it with `dvc repro -f`.
 Writes efficiency.json and readings.parquet. One line of order matters: the variant is served before anything else is
 loaded, because its peak memory is read from this process.
