@@ -1,0 +1,37 @@
+"""What there is to do: the stages and their order from DVC, and those whose inputs or outputs changed."""
+
+from typing import NamedTuple
+
+
+class Graph(NamedTuple):
+    needs: dict[str, set[str]]  # stage → the stages whose outputs it reads
+    probes: set[str]  # stages that run always and read no other stage's output: the hardware fingerprint
+
+
+def read(root: str = ".") -> Graph:
+    """The graph in the dvc.yaml of `root`."""
+    from dvc.repo import Repo
+
+    with Repo(root) as repo:
+        graph = repo.index.graph
+        # `addressing` would depend on the current directory. A data source (*.dvc) has no command and no name.
+        stages = {stage: stage.name for stage in graph if stage.is_data_source is False and stage.cmd}
+        needs = {
+            name: {stages[other] for other in graph.successors(stage) if other in stages}
+            for stage, name in stages.items()
+        }
+        return Graph(needs, {name for stage, name in stages.items() if stage.always_changed and not needs[name]})
+
+
+def changed(needs: dict[str, set[str]], root: str = ".") -> set[str]:
+    """The stages that DVC finds changed, and all that read their outputs, directly or not.
+
+    A later one may still turn out unchanged when its turn comes; DVC then skips it.
+    """
+    from dvc.repo import Repo
+
+    with Repo(root) as repo:
+        found = {name for name, reasons in repo.status().items() if name in needs and reasons != ["always changed"]}
+    while more := {name for name, others in needs.items() if others & found} - found:
+        found |= more
+    return found

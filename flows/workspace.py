@@ -1,0 +1,106 @@
+"""The folder a study runs in: whose settings it has, one study at a time, no dead locks in the way."""
+
+import contextlib
+import difflib
+import fcntl
+import json
+import os
+import re
+from pathlib import Path
+
+import psutil
+
+from flows import process
+from prunelab import files, params
+from prunelab.errors import InputError
+
+LOCK = Path(".prunelab/study.lock")
+RWLOCK = Path(".dvc/tmp/rwlock")
+
+
+@contextlib.contextmanager
+def alone():
+    """Hold this folder for one study. Raises InputError when another has it; a killed one holds nothing."""
+    if not Path("dvc.yaml").exists():
+        raise InputError(f"{Path.cwd()} has no dvc.yaml; start a study in the project's folder")
+    LOCK.parent.mkdir(exist_ok=True)
+    with LOCK.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise InputError(
+                f"a study is already running in this folder (process {file.read().strip() or 'unknown'}); "
+                "wait for its end, or use another clone"
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        _clear_dead_locks()
+        yield
+
+
+def choose(study: str | None) -> params.Settings:
+    """Make studies/<study>.yaml the params.yaml that runs; None keeps the one there. Returns its validated settings.
+
+    Raises InputError rather than overwrite a params.yaml whose content is kept nowhere else.
+    """
+    current = Path("params.yaml")
+    if study is None:
+        return params.load(current)
+    known = sorted(path.stem for path in Path("studies").glob("*.yaml"))
+    if study not in known:
+        near = difflib.get_close_matches(study, known, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise InputError(f"there is no study {study!r}{hint}; studies/ holds: {', '.join(known) or 'none'}")
+    source = Path("studies", f"{study}.yaml")
+    settings = params.load(source)
+    if current.exists() and current.read_bytes() == source.read_bytes():
+        return settings
+    if current.exists() and not _kept_elsewhere(current):
+        raise InputError(
+            f"params.yaml has edits that are kept nowhere else, and {study!r} would overwrite it: keep it as a study "
+            "(cp params.yaml studies/NAME.yaml) or drop the edits (git checkout params.yaml), then start again"
+        )
+    with files.whole_file(current) as partial:
+        partial.write_bytes(source.read_bytes())
+    return settings
+
+
+def _kept_elsewhere(path: Path) -> bool:
+    """Whether a study file or git's HEAD has the content of `path`."""
+    content = path.read_bytes()
+    if any(study.read_bytes() == content for study in Path("studies").glob("*.yaml")):
+        return True
+    committed = process.output(["git", "show", f"HEAD:./{path}"])
+    return committed is not None and committed.encode() == content
+
+
+def _clear_dead_locks() -> None:
+    """Remove DVC's table of file locks when no dvc is alive here.
+
+    A killed dvc leaves its entries, even half a file; DVC forgets entries of dead processes by itself, but not when
+    another program has got that process id since ("is busy"), and not a file cut short ("structure is corrupted").
+    """
+    if not RWLOCK.exists():
+        return
+    text = RWLOCK.read_text(encoding="utf-8")
+    try:
+        json.loads(text)
+        holders = {int(pid) for pid in re.findall(r'"pid":\s*(\d+)', text)}
+        dead = bool(holders) and not any(_is_dvc(pid) for pid in holders)
+    except json.JSONDecodeError:
+        dead = not any(_is_dvc(pid, here=True) for pid in psutil.pids())
+    if dead:
+        RWLOCK.unlink()
+
+
+def _is_dvc(pid: int, here: bool = False) -> bool:
+    """Whether the process is a dvc, and with `here` whether it runs in this folder."""
+    try:
+        running = psutil.Process(pid)
+        return any("dvc" in Path(word).name for word in running.cmdline()[:4]) and (
+            not here or Path.cwd() in (Path(running.cwd()), *Path(running.cwd()).parents)
+        )
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return False
