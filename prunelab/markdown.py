@@ -8,7 +8,7 @@ import re
 _SET_ASIDE = 0xE000
 _ESCAPE = re.compile(r"\\([!-/:-@\[-`{-~])")
 _CODE_SPAN = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", re.DOTALL)
-_FENCE = re.compile(r"^ {0,3}(```+|~~~+).*\n(.*?)(?:^ {0,3}\1[`~]*[ \t]*$\n?|\Z)", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r"^ {0,3}(```+|~~~+)[^\n]*\n(.*?)(?:^ {0,3}\1[`~]*[ \t]*$\n?|\Z)", re.MULTILINE | re.DOTALL)
 _LINE_MARKS = re.compile(
     r"^(?:[ \t]*(?:[-*_][ \t]*){3,}$"  # a rule across the page
     r"|[ \t]*#{1,6}(?:[ \t]+|$)"  # a heading

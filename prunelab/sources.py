@@ -5,7 +5,6 @@ data here: pip downloads it (so pip's own index settings and cache hold), we rea
 imports it. Whatever goes wrong on the way is one `InputError` line with what was expected and what was found.
 """
 
-import contextlib
 import http.client
 import re
 import ssl
@@ -153,11 +152,11 @@ def _hub(source, patterns: tuple[str, ...], repo_type: str) -> tuple[Path, str |
 
     Without network the client's cache answers when it holds the repository, as on workers that were filled beforehand.
     """
-    import httpx
     import huggingface_hub
-    from huggingface_hub import errors
+    from huggingface_hub import errors, utils
 
-    unreachable = (httpx.TransportError, errors.OfflineModeIsEnabled)
+    if not sys.stderr.isatty():
+        utils.disable_progress_bars()  # in a log each step of a bar is a line
     kind = {"dataset": "data set", "model": "model"}[repo_type]
     wanted = f"{source.name}: expected the hub's {kind}" + (
         f" at revision {source.revision}" if source.revision else ""
@@ -168,11 +167,7 @@ def _hub(source, patterns: tuple[str, ...], repo_type: str) -> tuple[Path, str |
     allowed = sorted({variant for pattern in patterns for variant in (pattern, pattern.replace("**/", ""))})
     ask = {"repo_type": repo_type, "revision": source.revision}
     try:
-        info = licence = None
-        with contextlib.suppress(*unreachable):
-            info = huggingface_hub.HfApi().repo_info(source.name, timeout=TIMEOUT_S, **ask)
-            licence = (info.card_data or {}).get("license")
-            ask["revision"] = info.sha  # so that all files are of one commit
+        info = _ask_hub(source.name, ask)
         folder = huggingface_hub.snapshot_download(
             source.name, allow_patterns=allowed, local_files_only=info is None, **ask
         )
@@ -182,11 +177,25 @@ def _hub(source, patterns: tuple[str, ...], repo_type: str) -> tuple[Path, str |
         raise InputError(f"{wanted}, found no such revision") from None
     except errors.RepositoryNotFoundError:
         raise InputError(f"{wanted}, found none of that name (or a private one: `hf auth login`)") from None
-    except (errors.HFValidationError, errors.HfHubHTTPError) as error:
+    except (errors.HFValidationError, errors.HfHubHTTPError, errors.FileMetadataError) as error:
         raise InputError(f"{wanted}, found: {str(error).splitlines()[0]}") from None
-    except (*unreachable, errors.LocalEntryNotFoundError):
+    except (errors.HTTPError, errors.LocalEntryNotFoundError):
         raise InputError(
             f"{wanted}, found no way to the hub and nothing of it in the hub client's cache; check the network, or "
             "download it elsewhere and use kind: path"
         ) from None
-    return Path(folder), info.sha if info else Path(folder).name, licence if isinstance(licence, str) else None
+    licence = (info.card_data or {}).get("license") if info else None
+    return Path(folder), Path(folder).name, licence if isinstance(licence, str) else None
+
+
+def _ask_hub(name: str, ask: dict):
+    """What the hub says of a repository; None when there is no way to it, or the user set the client offline."""
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    try:
+        return huggingface_hub.HfApi().repo_info(name, timeout=TIMEOUT_S, **ask)
+    except errors.HfHubHTTPError:
+        raise  # the hub answered: no such repository, say
+    except (errors.HTTPError, errors.OfflineModeIsEnabled):
+        return None
