@@ -100,14 +100,34 @@ def joules(booking: dict, session: dict) -> float | None:
     return total
 
 
-def break_even(study_j: float, saving_j: tuple[float, float, float]) -> tuple[float, float, float] | None:
+def bill(bookings: dict[str, dict], session: dict) -> dict:
+    """The study's bill in the session's components: `stages` (name → joules, None where unknown), `total_j`, the
+    `unpriced` names that the total lacks, and `estimated`: True when any part of it is a model of time.
+
+    bookings: name → what stage_meter wrote. session: the `power` of the dense model's efficiency.json.
+    """
+    stages = {name: joules(booking, session) for name, booking in bookings.items()}
+    modelled = [
+        name
+        for name, booking in bookings.items()
+        if any(booking["provenance"].get(part, "none") not in MEASURED for part in session["components"])
+    ]
+    known = [value for value in stages.values() if value is not None]
+    unpriced = [name for name, value in stages.items() if value is None]
+    return {"stages": stages, "total_j": sum(known), "unpriced": unpriced, "estimated": bool(modelled)}
+
+
+def break_even(
+    study_j: float, saving_j: tuple[float, float, float], verdict: str = "less"
+) -> tuple[float, float, float] | None:
     """Generated tokens after which a variant has repaid the study: (tokens, lo, hi); None means never.
 
     study_j: what training, pruning and measuring cost. saving_j: (mean, lo, hi) of J_dense - J_variant per token.
-    Never, when the saving may be zero: its interval reaches zero or is unknown.
+    verdict: the variant's `decode_j_verdict`. Never, when the saving may be zero: its interval reaches zero or is
+    unknown, or the session's A/A test cannot tell it from nothing (the verdict is not "less").
     """
     mean, lo, hi = saving_j
-    if not lo > 0:
+    if verdict != "less" or not lo > 0:
         return None
     return study_j / mean, study_j / hi, study_j / lo
 

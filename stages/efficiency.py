@@ -12,9 +12,10 @@ loaded, because its peak memory is read from this process.
 """
 
 import argparse
+import contextlib
 from pathlib import Path
 
-from prunelab import device, errors, files, params
+from prunelab import device, energy, errors, files, params
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -25,12 +26,20 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--device", type=Path, required=True, help="fingerprint of this machine")
     parser.add_argument("--session", type=Path, help="efficiency.json of the dense model, the session's A/A test")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
+    parser.add_argument("--energy", type=Path, help="JSON file that books what this stage itself used")
     arguments = parser.parse_args(argv)
+    name = f"efficiency-{arguments.variant}"
+    with energy.stage_meter(name, arguments.energy) if arguments.energy else contextlib.nullcontext():
+        run(arguments)
+
+
+def run(arguments) -> None:
+    """Settings and files are checked before anything slow is imported."""
     settings, machine = params.load(), files.read_json(arguments.device)
     session = files.read_json(arguments.session) if arguments.session else None
     check(arguments, session, machine)
     with device.alone():
-        from prunelab.session import measure  # torch: after the settings were found good
+        from prunelab.session import measure
 
         figures, rows = measure(
             arguments.model, arguments.dense, settings.efficiency, settings.energy, settings.seed, session
