@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from prunelab import variants
 from prunelab.errors import InputError
-from prunelab.methods import METHODS
+from prunelab.methods import METHODS, STRUCTURES
 
 Count = Annotated[int, Field(ge=1, strict=True)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -116,6 +116,8 @@ class Train(Section):
 
 def _method(name: str) -> str:
     base, _ = variants.split_method(name)
+    if base in STRUCTURES:
+        raise ValueError(f"{name} makes the model smaller and belongs into structure.variants, as {name}-<percent>")
     if base not in METHODS:
         raise ValueError(f"there is no method {name!r}{_nearest(base, METHODS)}; allowed: {', '.join(METHODS)}")
     return name
@@ -153,6 +155,45 @@ class Prune(Section):
         return self
 
 
+def _structured(identifier: str) -> str:
+    variant = variants.parse(identifier)
+    if variant.method not in STRUCTURES:
+        raise ValueError(
+            f"there is no structure {variant.method!r}{_nearest(variant.method, STRUCTURES)}; "
+            f"allowed: {', '.join(STRUCTURES)}, each with -<percent>"
+        )
+    if variants.parse_rate(variant.rate).sparsity is None or variant.seed_tag:
+        raise ValueError(f"{identifier!r}: expected <structure>-<percent>, such as depth-25")
+    return identifier
+
+
+class StructureSection(Section):
+    variants: Annotated[list[Annotated[str, AfterValidator(_structured)]], AfterValidator(_distinct)]
+    round_to: Count
+
+
+class Robustness(Section):
+    texts: Annotated[int, Field(ge=0, strict=True)]
+    kinds: Annotated[list[Literal["typos", "drop", "case"]], Field(min_length=1), AfterValidator(_distinct)]
+    strengths_percent: Annotated[
+        list[Annotated[int, Field(ge=1, le=100, strict=True)]], Field(min_length=1), AfterValidator(_distinct)
+    ]
+    seed: Annotated[int, Field(ge=0, strict=True)]
+
+
+class Samples(Section):
+    prompts: Annotated[list[Annotated[str, Field(min_length=1)]], AfterValidator(_distinct)]
+    tokens: Count
+    temperature: Positive
+    seeds: Annotated[list[Annotated[int, Field(ge=0, strict=True)]], AfterValidator(_distinct)]
+
+
+class Tasks(Section):
+    names: Annotated[list[Annotated[str, Field(min_length=1)]], AfterValidator(_distinct)]
+    limit: Count | None
+    shots: Annotated[int, Field(ge=0, strict=True)] | None
+
+
 class Quality(Section):
     context: Annotated[int, Field(ge=2, strict=True)]
     max_windows: Count | None
@@ -160,6 +201,9 @@ class Quality(Section):
     batch_tokens: Count
     precision: Literal["auto", "fp32", "bf16"]
     bootstrap_draws: Count
+    robustness: Robustness
+    samples: Samples
+    tasks: Tasks
 
 
 class Efficiency(Section):
@@ -193,6 +237,7 @@ class Settings(Section):
     fetch: Fetch
     train: Train
     prune: Prune
+    structure: StructureSection
     quality: Quality
     efficiency: Efficiency
     energy: Energy
@@ -203,18 +248,19 @@ class Settings(Section):
         if self.train.epochs == 0:
             needing = [m for m in self.prune.methods if METHODS[variants.split_method(m)[0]].needs_training]
             needing += [f"controls: {control}" for control in self.prune.controls]
+            needing += [v for v in self.structure.variants if STRUCTURES[variants.parse(v).method].needs_training]
             if needing:
                 raise ValueError(f"prune: {needing[0]} needs a model trained here, but train.epochs is 0")
         return self
 
     def variants(self) -> list[variants.Variant]:
         """Every pruned variant of the study, in the order of params.yaml."""
-        return [
-            variants.make(method, rate, tag)
-            for tag in (None, *self.replicas)
-            for method in self.prune.methods
-            for rate in self.prune.rates
-        ]
+        found = []
+        for tag in (None, *self.replicas):
+            found += [variants.make(method, rate, tag) for method in self.prune.methods for rate in self.prune.rates]
+            listed = [variants.parse(identifier) for identifier in self.structure.variants]
+            found += [variants.make(variant.method, variant.rate, tag) for variant in listed]
+        return found
 
     def references(self) -> list[str]:
         """The ids of the unpruned rows: dense and its controls, for every seed."""

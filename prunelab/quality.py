@@ -183,6 +183,31 @@ def summary(scores: Scores, windows: Windows, dense_loss: np.ndarray, draws: int
     }
 
 
+def context_curve(nll: np.ndarray, dense_nll: np.ndarray, draws: int) -> list[dict]:
+    """Loss by how many tokens of the window stand before the predicted one: 1, 2-3, 4-7, 8-15 …
+
+    nll, dense_nll: (windows, context - 1), without padding. Differences are paired over windows.
+    """
+    rows, start = [], 1
+    while start <= nll.shape[1]:
+        # Position p of nll has seen p + 1 tokens.
+        part = slice(start - 1, min(2 * start - 1, nll.shape[1]))
+        mine, dense = (values[:, part].mean(axis=1, dtype=np.float64) for values in (nll, dense_nll))
+        diff, lo, hi = stats.paired_bootstrap(mine - dense, draws)
+        rows.append(
+            {
+                "tokens_before_from": start,
+                "tokens_before_to": part.stop,
+                "loss": float(mine.mean()),
+                "loss_diff": diff,
+                "loss_diff_lo": known(lo),
+                "loss_diff_hi": known(hi),
+            }
+        )
+        start *= 2
+    return rows
+
+
 def known(value: float) -> float | None:
     """None instead of nan, which JSON does not know."""
     return None if math.isnan(value) else value

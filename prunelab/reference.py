@@ -8,6 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from prunelab import quality
 from prunelab.errors import InputError
 from prunelab.files import whole_file
 from prunelab.heads import Head
@@ -30,6 +31,7 @@ def save(path, reference: Reference) -> None:
     arrays = {
         "tokens": reference.windows.tokens,
         "bytes": reference.windows.bytes,
+        "spans": reference.windows.spans,
         "loss": reference.loss,
         "nll": reference.nll,
         "choice": reference.choice,
@@ -60,10 +62,18 @@ def load(path) -> Reference:
     head = Head(tensors.get("dense.weight"), tensors.get("dense.bias"), **facts.pop("head"))
     return Reference(
         facts,
-        Windows(arrays["tokens"], arrays["bytes"]),
+        Windows(arrays["tokens"], arrays["bytes"], arrays["spans"]),
         arrays["loss"],
         arrays["nll"],
         arrays["choice"],
         DenseStates(tensors["dense.hidden"], head),
         {name.removeprefix("extra."): array for name, array in arrays.items() if name.startswith("extra.")},
     )
+
+
+def figures(scores: quality.Scores, dense: Reference, wanted) -> dict:
+    """What quality.json says of a model scored on the reference's windows; wanted: the settings' `quality` section."""
+    summary = quality.summary(scores, dense.windows, dense.loss, wanted.bootstrap_draws)
+    # A curve is for the eye: a fifth of the draws is enough, and it has one interval for each doubling.
+    curve = quality.context_curve(scores.nll, dense.nll, max(1, wanted.bootstrap_draws // 5))
+    return {**dense.facts, **summary, "context_curve": curve}

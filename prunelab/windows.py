@@ -16,6 +16,7 @@ PADDING = -1  # fills windows that are shorter than the longest; never scored
 class Windows(NamedTuple):
     tokens: np.ndarray  # (windows, context) int32, PADDING at the end of short ones
     bytes: np.ndarray  # (windows,) int64: UTF-8 bytes of the text that the scored tokens stand for
+    spans: np.ndarray  # (windows, 2) int64: where the window, unscored token included, lies in the text, in bytes
 
     @property
     def scored(self) -> int:
@@ -23,14 +24,17 @@ class Windows(NamedTuple):
         return int((self.tokens[:, 1:] != PADDING).sum())
 
 
-def tokenise(tokenizer, text: str) -> tuple[np.ndarray, np.ndarray]:
+def tokenise(tokenizer, text: str, special: bool = True) -> tuple[np.ndarray, np.ndarray]:
     """Token ids (n,) int32 and, for each, the UTF-8 bytes of text up to its end (n,) int64.
+
+    special: with the special tokens that the tokenizer puts around a text.
 
     Raises InputError for a tokenizer that cannot say where its tokens lie in the text.
     """
     if not tokenizer.is_fast:
         raise InputError(f"{type(tokenizer).__name__}: bytes are counted by token offsets, which only fast ones know")
-    encoded = tokenizer(text, return_offsets_mapping=True, verbose=False)  # verbose: it warns of "too long"
+    # verbose: it warns of a text "too long" for the model.
+    encoded = tokenizer(text, return_offsets_mapping=True, add_special_tokens=special, verbose=False)
     ids = np.asarray(encoded["input_ids"], dtype=np.int32)
     ends = np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)[:, 1]
     # A special token has no place in the text, (0, 0); a character split over several tokens belongs to the first.
@@ -51,8 +55,10 @@ def cut(ids: np.ndarray, byte_ends: np.ndarray, context: int, limit: int | None,
     chosen = spread(count, limit)
     leading = spread(len(chosen), first) if first else np.empty(0, dtype=np.int64)
     chosen = np.concatenate([chosen[leading], np.delete(chosen, leading)])
-    ends = byte_ends[: count * context].reshape(count, context)[chosen]
-    return Windows(ids[: count * context].reshape(count, context)[chosen], ends[:, -1] - ends[:, 0])
+    rows = chosen[:, None] * context + np.arange(context)
+    ends = byte_ends[rows]
+    starts = np.concatenate([[0], byte_ends])[rows[:, 0]]
+    return Windows(ids[rows], ends[:, -1] - ends[:, 0], np.stack([starts, ends[:, -1]], axis=1))
 
 
 def spread(count: int, wanted: int | None) -> np.ndarray:

@@ -6,9 +6,10 @@ Writes quality.json and windows.safetensors (the loss of every window).
 """
 
 import argparse
+from contextlib import nullcontext
 from pathlib import Path
 
-from prunelab import errors, files, params
+from prunelab import energy, errors, files, params
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -17,15 +18,17 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--model", type=Path, required=True, help="folder of the variant")
     parser.add_argument("--reference", type=Path, required=True, help="results of its dense model")
     parser.add_argument("--out", type=Path, required=True, help="folder for its results")
+    parser.add_argument("--energy", type=Path, help="JSON file that books what this stage itself used")
     arguments = parser.parse_args(argv)
-    score(params.load().quality, arguments)
+    with energy.stage_meter(f"quality-{arguments.variant}", arguments.energy) if arguments.energy else nullcontext():
+        score(params.load().quality, arguments)
 
 
 def score(wanted, arguments) -> None:
     """The work, behind the imports that cost seconds."""
     from safetensors.numpy import save_file
 
-    from prunelab import checkpoint, quality, reference
+    from prunelab import checkpoint, probes, quality, reference
 
     dense = reference.load(arguments.reference / "reference.safetensors")
     model = quality.ready(checkpoint.load(arguments.model), dense.facts["dtype"])
@@ -37,16 +40,21 @@ def score(wanted, arguments) -> None:
         dense=dense.states if len(dense.states.hidden) else None,
         dense_choice=dense.choice,
     )
-    figures = quality.summary(scores, dense.windows, dense.loss, wanted.bootstrap_draws)
+    answers = probes.ask(model, arguments.model, arguments.variant, dense.extra, wanted)
+    figures = reference.figures(scores, dense, wanted) | probes.figures(answers, dense.extra, wanted)
     arguments.out.mkdir(parents=True, exist_ok=True)
     with files.whole_file(arguments.out / "windows.safetensors") as partial:
         save_file({"loss": scores.loss, "nll": scores.nll}, partial)
-    files.write_json(arguments.out / "quality.json", {"variant": arguments.variant, **dense.facts, **figures})
+    files.write_json(arguments.out / "quality.json", {"variant": arguments.variant, **figures})
     print(
-        f"{arguments.variant}: loss {figures['loss']:.4f} nats a token, {figures['loss_diff']:+.4f} to dense "
-        f"({figures['loss_diff_lo']} … {figures['loss_diff_hi']})",
+        f"{arguments.variant}: loss {figures['loss']:.4f} nats a token, to dense {figures['loss_diff']:+.4f} "
+        f"({_signed(figures['loss_diff_lo'])} … {_signed(figures['loss_diff_hi'])})",
         flush=True,
     )
+
+
+def _signed(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:+.4f}"
 
 
 if __name__ == "__main__":

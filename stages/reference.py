@@ -6,9 +6,10 @@ Writes results/dense/quality.json and reference.safetensors, and quality.json of
 """
 
 import argparse
+from contextlib import nullcontext
 from pathlib import Path
 
-from prunelab import errors, files, params
+from prunelab import energy, errors, files, params
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -17,50 +18,57 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder that the fetch stage wrote")
     parser.add_argument("--out", type=Path, required=True, help="folder of all results")
     parser.add_argument("--seed", metavar="TAG", help="replica, such as s2")
+    parser.add_argument("--energy", type=Path, help="JSON file that books what this stage itself used")
     arguments = parser.parse_args(argv)
+    suffix = f"-{arguments.seed}" if arguments.seed else ""
+    with energy.stage_meter(f"reference{suffix}", arguments.energy) if arguments.energy else nullcontext():
+        score_all(arguments, suffix)
+
+
+def score_all(arguments, suffix: str) -> None:
     settings = params.load()
     text_file = arguments.data / "text" / "test.txt"
     if not text_file.is_file():
         raise errors.InputError(f"{text_file}: no such file; run the fetch stage first (dvc repro fetch)")
-    score(settings, arguments, text_file.read_bytes())
-
-
-def score(settings, arguments, text: bytes) -> None:
-    """The work, behind the imports that cost seconds."""
+    text = text_file.read_bytes()
+    # Behind the checks above, because these imports cost seconds.
     import hashlib
 
     import numpy as np
     from transformers import AutoTokenizer
 
-    from prunelab import checkpoint, quality, reference, windows
+    from prunelab import checkpoint, probes, quality, reference, windows
 
-    wanted, suffix = settings.quality, f"-{arguments.seed}" if arguments.seed else ""
+    wanted = settings.quality
     dtype = quality.precision(wanted.precision)
     model = quality.ready(checkpoint.load(arguments.dense), dtype)
     quality.check_context(model, wanted.context)
-    tokenised = windows.tokenise(AutoTokenizer.from_pretrained(arguments.dense), text.decode("utf-8"))
+    tokenizer = AutoTokenizer.from_pretrained(arguments.dense)
+    tokenised = windows.tokenise(tokenizer, text.decode("utf-8"))
     cut = windows.cut(*tokenised, wanted.context, wanted.max_windows, first=wanted.kl_windows)
+    asked = probes.prepare(tokenizer, text, cut, wanted)
+
+    def leave(name: str, scores, answers) -> None:
+        figures = reference.figures(scores, dense, wanted) | probes.figures(answers, dense.extra, wanted)
+        files.write_json(arguments.out / name / "quality.json", {"variant": name, **figures})
+        loss, bits = figures["loss"], figures["bits_per_byte"]
+        print(f"{name}: loss {loss:.4f} nats a token, {bits:.4f} bits a byte", flush=True)
+
+    name = f"dense{suffix}"
+    scores = quality.score(model, cut.tokens, name, batch_tokens=wanted.batch_tokens, leave=wanted.kl_windows)
+    answers = probes.ask(model, arguments.dense, name, asked, wanted)
     facts = {
         "split": "test",
         "text_sha256": hashlib.sha256(text).hexdigest(),
         "context": wanted.context,
         "dtype": dtype,
     }
-
-    def leave(name: str, scores, dense_loss) -> None:
-        figures = quality.summary(scores, cut, dense_loss, wanted.bootstrap_draws)
-        files.write_json(arguments.out / name / "quality.json", {"variant": name, **facts, **figures})
-        print(
-            f"{name}: loss {figures['loss']:.4f} nats a token, {figures['bits_per_byte']:.4f} bits a byte", flush=True
-        )
-
-    name = f"dense{suffix}"
-    dense = quality.score(model, cut.tokens, name, batch_tokens=wanted.batch_tokens, leave=wanted.kl_windows)
-    kept = reference.Reference(facts, cut, dense.loss, dense.nll, dense.choice, dense.states, {})
+    extra = asked | probes.kept(answers)
+    dense = reference.Reference(facts, cut, scores.loss, scores.nll, scores.choice, scores.states, extra)
     (arguments.out / name).mkdir(parents=True, exist_ok=True)
-    reference.save(arguments.out / name / "reference.safetensors", kept)
+    reference.save(arguments.out / name / "reference.safetensors", dense)
     # By definition, and not measured: a model does not differ from itself.
-    leave(name, dense._replace(kl=np.zeros(1), agreement=np.ones(1)), dense.loss)
+    leave(name, scores._replace(kl=np.zeros(1), agreement=np.ones(1)), answers)
 
     for control in settings.prune.controls:
         name = f"dense-{control}{suffix}"
@@ -70,10 +78,10 @@ def score(settings, arguments, text: bytes) -> None:
             cut.tokens,
             name,
             batch_tokens=wanted.batch_tokens,
-            dense=dense.states if wanted.kl_windows else None,
+            dense=dense.states if len(dense.states.hidden) else None,
             dense_choice=dense.choice,
         )
-        leave(name, scores, dense.loss)
+        leave(name, scores, probes.ask(model, arguments.dense, name, asked, wanted))
 
 
 CONTROLS = {"average": "history/average.safetensors", "best": "best/model.safetensors"}

@@ -157,7 +157,7 @@ def test_bits_per_byte_by_hand():
     # Two windows of 3 tokens; 4 scored tokens of 1, 2, 3 and 2 nats on 8 bytes of text: 8 nats, 1 nat a byte.
     nll = np.array([[1.0, 2.0], [3.0, 2.0]], dtype=np.float32)
     scores = quality.Scores(nll, nll.mean(1, dtype=np.float64), None, None, None, None)
-    cut = Windows(np.zeros((2, 3), np.int32), np.array([3, 5]))
+    cut = Windows(np.zeros((2, 3), np.int32), np.array([3, 5]), None)
     figures = quality.summary(scores, cut, dense_loss=np.array([1.0, 2.0]), draws=1000)
     assert figures["tokens"] == 4 and figures["bytes"] == 8
     assert figures["loss"] == 2.0 and figures["perplexity"] == pytest.approx(math.e**2)
@@ -171,7 +171,7 @@ def test_the_interval_is_of_paired_differences_not_of_two_losses():
     hard = generator.normal(3, 2, 400)  # windows differ far more than the models do
     nll = (hard + 0.1 + generator.normal(0, 0.02, 400))[:, None].astype(np.float32)
     scores = quality.Scores(nll, nll.mean(1, dtype=np.float64), None, None, None, None)
-    cut = Windows(np.zeros((400, 2), np.int32), np.ones(400, np.int64))
+    cut = Windows(np.zeros((400, 2), np.int32), np.ones(400, np.int64), None)
     figures = quality.summary(scores, cut, hard, 2000)
     assert 0.095 < figures["loss_diff_lo"] < figures["loss_diff"] < figures["loss_diff_hi"] < 0.105
 
@@ -179,7 +179,7 @@ def test_the_interval_is_of_paired_differences_not_of_two_losses():
 def test_one_window_has_no_interval_and_no_float_holds_the_perplexity_of_a_wrecked_model():
     nll = np.full((1, 2), 900.0, dtype=np.float32)
     scores = quality.Scores(nll, nll.mean(1, dtype=np.float64), None, None, None, None)
-    figures = quality.summary(scores, Windows(np.zeros((1, 3), np.int32), np.array([2])), np.array([1.0]), 100)
+    figures = quality.summary(scores, Windows(np.zeros((1, 3), np.int32), np.array([2]), None), np.array([1.0]), 100)
     assert figures["loss_diff_lo"] is None and figures["loss_diff_hi"] is None
     assert figures["perplexity"] is None and figures["loss"] == 900.0
 

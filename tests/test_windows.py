@@ -31,6 +31,7 @@ def test_windows_of_a_character_tokenizer_stand_for_exactly_their_own_bytes():
     for i, tokens in enumerate(cut.tokens):
         assert tokenizer.decode(tokens.tolist()) == TEXT[7 * i : 7 * i + 7]
         assert cut.bytes[i] == len(TEXT[7 * i + 1 : 7 * i + 7].encode())
+        assert TEXT.encode()[slice(*cut.spans[i])].decode() == TEXT[7 * i : 7 * i + 7]
 
 
 def test_a_character_split_over_tokens_is_counted_once_wherever_a_window_ends():
