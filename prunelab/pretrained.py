@@ -6,6 +6,7 @@ weights and a model's own Python code are never touched: both can run anything.
 
 import json
 import shutil
+import struct
 import sys
 import tempfile
 from pathlib import Path
@@ -88,15 +89,18 @@ def _dequantize(path: Path, out: Path) -> str:
     if not sys.stderr.isatty():
         logging.disable_progress_bar()  # in a log each step of a bar is a line
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model, loading = AutoModelForCausalLM.from_pretrained(
             path.parent,
             gguf_file=path.name,
             quantization_config=GgufConfig(dequantize=True),  # without it the model can't be saved
             dtype=torch.float32,
+            output_loading_info=True,
         )
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    except (ValueError, IndexError, KeyError, OSError) as error:
+    except (ValueError, IndexError, KeyError, OSError, struct.error) as error:
         raise InputError(f"{path.name}: expected a GGUF file that transformers can read, found: {error!r}") from error
+    if missing := sorted(loading["missing_keys"]):  # the library only warns, and fills them with random numbers
+        raise InputError(f"{path.name}: expected all of the model's weights, found none for {', '.join(missing[:3])}")
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     for weights in out.glob("*.safetensors"):
@@ -114,7 +118,7 @@ def _inspect(folder: Path, name: str) -> dict:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{name}: expected a config.json, found broken JSON: {error}") from None
-    kind = config.get("model_type")
+    kind = config.get("model_type") if isinstance(config, dict) else None
     if kind not in CONFIG_MAPPING_NAMES:
         raise InputError(
             f"{name}: expected a model_type that transformers knows in config.json, found {kind!r}; "

@@ -175,3 +175,16 @@ def test_a_calibration_text_is_one_file(tmp_path):
     assert (tmp_path / "out" / "text.txt").read_text() == "first\n\nsecond"
     assert manifest["text"]["sha256"] == hashlib.sha256(b"first\n\nsecond").hexdigest()
     assert manifest["text"]["names"] == ["a.txt", "b.txt"]
+
+
+@pytest.mark.parametrize(
+    ("by", "validation_percent", "test_percent", "message"),
+    [
+        ("file", 10, 0, "by: file takes the parts as they are"),
+        ("document", 0, 10, "validation_percent: 0 leaves no validation text"),
+        ("position", 50, 50, "leave nothing for train; expected a sum below 100"),
+    ],
+)
+def test_percents_that_cannot_be_are_refused_before_anything_is_fetched(by, validation_percent, test_percent, message):
+    with pytest.raises(ValueError, match=message):
+        split(by, validation_percent, test_percent)
