@@ -11,6 +11,7 @@ class Method(NamedTuple):
     score: str  # a key of scores.SCORES
     keep: Literal["final", "average"] = "final"  # the weights that survive: of the checkpoint, or of the averaged clone
     group: Literal["tensor", "row"] = "tensor"  # the lowest scores are found within each
+    needs: Literal["norms", "hessians", "gradients"] | None = None  # what calibration.py must have seen
 
     @property
     def needs_training(self) -> bool:
@@ -24,4 +25,37 @@ METHODS = {
     "average-magnitude": Method("magnitude", keep="average"),
     "systematic": Method("history"),
     "systematic-average": Method("history", keep="average"),
+    "wanda": Method("wanda", group="row", needs="norms"),
+    "ria": Method("ria", needs="norms"),
+    "taylor": Method("taylor", needs="gradients"),
+    "sparsegpt": Method("sparsegpt", needs="hessians"),  # solves and rewrites: sparsegpt.py, not scores.py
+}
+
+
+class Structure(NamedTuple):
+    kind: Literal["mlp-width", "head-width", "depth"]  # neurons, attention groups or whole blocks go
+    importance: str  # a key of importance.UNITS, or `influence` (blocks)
+    compensates: bool = False  # the mean of what was removed becomes a bias
+
+    @property
+    def needs_training(self) -> bool:
+        return self.importance == "history"
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether it looks at calibration text."""
+        return self.importance in ("flap", "wanda", "taylor", "influence")
+
+
+# What really gets smaller (removal.py), under `structure.variants`; a rate is percent of the prunable parameters.
+STRUCTURES = {
+    "mlp-width": Structure("mlp-width", "flap", compensates=True),
+    **{
+        f"mlp-width-{name}": Structure("mlp-width", name)
+        for name in ("wanda", "taylor", "norms", "variance", "maxabs", "history", "random")
+    },
+    "head-width": Structure("head-width", "flap", compensates=True),
+    **{f"head-width-{name}": Structure("head-width", name) for name in ("wanda", "taylor", "history", "random")},
+    "depth": Structure("depth", "influence"),
+    "depth-random": Structure("depth", "random"),
 }
