@@ -1,0 +1,54 @@
+"""Gather what the study left behind into a table, a few numbers, charts, and one page.
+
+    python -m stages.report --results results --models models --out report
+
+Writes results.csv, metrics.json, index.html and plots/. The list of variants comes from params.yaml.
+"""
+
+import argparse
+from pathlib import Path
+
+from prunelab import errors, files, params, results
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m stages.report", description=__doc__.partition("\n")[0])
+    parser.add_argument("--results", type=Path, required=True, help="folder of all results")
+    parser.add_argument("--models", type=Path, required=True, help="folder of all models")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the report")
+    arguments = parser.parse_args(argv)
+    study = results.read(params.load(), arguments.results, arguments.models)  # before the slow imports: it may refuse
+    write(study, arguments.out)
+    print(f"{len(study.rows)} rows in {arguments.out / 'results.csv'}, the report: {arguments.out / 'index.html'}")
+
+
+def write(study: results.Study, out: Path) -> None:
+    """The work, behind the imports that cost a second."""
+    from prunelab import page, plots, verdict
+
+    found = verdict.groups(study)
+    drawn = page.pictures(study, found)
+    html = page.render(study, found, drawn)
+    with files.whole_directory(out / "plots") as folder:
+        plots.write(folder, study, found, drawn, page.curve_tables(study), page.trajectory_paths(study))
+    results.write_csv(study.rows, out / "results.csv")
+    files.write_json(out / "metrics.json", metrics(study.rows))
+    with files.whole_file(out / "index.html") as partial:
+        partial.write_text(html, encoding="utf-8")
+
+
+def metrics(rows: list[dict]) -> dict:
+    """The few numbers for `dvc metrics diff`, by variant."""
+    names = {
+        "loss": "loss",
+        "sparsity": "sparsity_pruned",
+        "packed_bytes": "packed_bytes",
+        "decode_ratio": "decode_ratio",
+    }
+    return {
+        row["variant"]: {short: row[name] for short, name in names.items() if row[name] is not None} for row in rows
+    }
+
+
+if __name__ == "__main__":
+    errors.exit_cleanly(main)
