@@ -1,0 +1,181 @@
+import itertools
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from prunelab import latency
+from prunelab.errors import InputError
+from tests import tiny
+
+WORK = latency.Work(prompt_tokens=8, batch=1, output_tokens=6)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny.gpt2()
+
+
+def rows_of(variant_ms, dense_ms, dropped=()):
+    """Rows of A B B A blocks from readings of shape (blocks, 2) an arm."""
+    rows = []
+    for block, (a, b) in enumerate(zip(variant_ms, dense_ms, strict=True)):
+        for position, (arm, ms) in enumerate([("variant", a[0]), ("dense", b[0]), ("dense", b[1]), ("variant", a[1])]):
+            reading = {"prefill_ms": 3 * ms, "decode_ms_per_token": ms, "decode_ms": 5 * ms}
+            place = {"block": block, "position": position, "arm": arm, "dropped": block in dropped}
+            rows.append({**WORK._asdict(), **place, **reading})
+    return rows
+
+
+def test_the_first_lengths_and_batches_are_the_headline():
+    works = latency.sweep([32, 128], [1, 4], 24)
+    assert works == [(32, 1, 24), (128, 1, 24), (32, 4, 24)]
+
+
+def test_every_pass_does_the_same_forced_work(model):
+    seen = []
+    hook = model.register_forward_pre_hook(
+        lambda m, args, named: seen.append(tuple(named["input_ids"].shape)), with_kwargs=True
+    )
+    latency.serve(model, latency.prompts(model, WORK, seed=0), WORK.output_tokens)
+    hook.remove()
+    assert seen == [(1, 8)] + [(1, 1)] * 5
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_what_is_timed_decodes_the_tokens_that_generate_would(model, batch):
+    ids = latency.prompts(model, WORK._replace(batch=batch), seed=1)
+    with torch.inference_mode():
+        token, cache = latency.prefill(model, ids)
+        made = [token]
+        for _ in range(WORK.output_tokens - 1):
+            token, cache = latency.decode_one_token(model, token, cache)
+            made.append(token)
+    wanted = model.generate(
+        ids, attention_mask=torch.ones_like(ids), do_sample=False, min_new_tokens=6, max_new_tokens=6, pad_token_id=0
+    )
+    assert torch.equal(torch.cat([ids, *made], dim=1), wanted)
+
+
+def test_prompts_are_those_of_the_seed_and_within_the_vocabulary(model):
+    ids = latency.prompts(model, WORK._replace(batch=4), seed=1)
+    assert ids.shape == (4, 8) and ids.min() >= 0 and ids.max() < 40
+    assert torch.equal(ids, latency.prompts(model, WORK._replace(batch=4), seed=1))
+    assert not torch.equal(ids, latency.prompts(model, WORK._replace(batch=4), seed=2))
+
+
+def test_a_prompt_that_leaves_no_room_is_refused(model):
+    with pytest.raises(InputError, match="need a context of 36, this model has 32"):
+        latency.prompts(model, latency.Work(30, 1, 6), seed=0)
+
+
+def clockwork(milliseconds):
+    """A stand-in for `serve` that takes no time: readings of a model are what `milliseconds` says of its name."""
+
+    def serve(model, ids, output_tokens):
+        ms = next(milliseconds[model])
+        return latency.Pass(3 * ms, ms, 5 * ms)
+
+    return serve
+
+
+def test_blocks_alternate_in_an_order_drawn_by_the_seed(monkeypatch):
+    monkeypatch.setattr(latency, "serve", clockwork({"v": itertools.repeat(1.0), "d": itertools.repeat(2.0)}))
+
+    def order(seed):
+        ticks = itertools.count()
+        monkeypatch.setattr(latency, "time", SimpleNamespace(perf_counter=lambda: next(ticks) / 10))
+        rows = latency.interleave({"variant": "v", "dense": "d"}, None, WORK, 10.0, seed)
+        assert [row["position"] for row in rows] == [0, 1, 2, 3] * (len(rows) // 4)
+        return ["".join(row["arm"][0] for row in rows[i : i + 4]) for i in range(0, len(rows), 4)]
+
+    assert set(order(0)) == {"vddv", "dvvd"}
+    assert order(0) == order(0) != order(1)
+
+
+def test_there_are_blocks_enough_for_an_interval_however_small_the_budget(model):
+    rows = latency.interleave({"variant": model, "dense": model}, latency.prompts(model, WORK, 0), WORK, 1e-9, seed=0)
+    assert len(rows) == 4 * latency.MIN_BLOCKS
+    assert all(row["prefill_ms"] > 0 and row["decode_ms"] >= row["decode_ms_per_token"] > 0 for row in rows)
+    assert all(row["switches"] >= 0 and row["block_s"] > 0 for row in rows)
+
+
+def test_warm_up_goes_on_until_successive_medians_agree(monkeypatch):
+    slow_start = itertools.chain([9.0] * 3, [5.0] * 3, [2.0] * 3, itertools.repeat(2.0))
+    monkeypatch.setattr(latency, "serve", clockwork({"v": slow_start, "d": itertools.repeat(2.0)}))
+    assert latency.warm_up({"variant": "v", "dense": "d"}, None, 6, 60.0) == {"passes": 12, "steady": True}
+
+
+def test_warm_up_ends_at_its_limit_and_says_that_it_is_not_steady(monkeypatch):
+    monkeypatch.setattr(latency, "serve", clockwork({"v": itertools.count(1.0), "d": itertools.repeat(2.0)}))
+    assert latency.warm_up({"variant": "v", "dense": "d"}, None, 6, 0.0) == {"passes": 3, "steady": False}
+
+
+def test_a_slow_down_is_found_through_a_drift_that_hits_both():
+    generator = np.random.default_rng(0)
+    drift = np.exp(np.cumsum(generator.normal(0, 0.2, (60, 1)), axis=0))
+    noise = np.exp(generator.normal(0, 0.02, (2, 60, 2)))
+    figures = latency.summary(rows_of(1.05 * 2.0 * drift * noise[0], 2.0 * drift * noise[1]), seed=0)
+    assert figures["decode_ratio_lo"] < 1.05 < figures["decode_ratio_hi"]
+    assert figures["decode_ratio_lo"] > 1.0 and figures["decode_ratio_hi"] - figures["decode_ratio_lo"] < 0.03
+    assert figures["prefill_ratio"] == pytest.approx(figures["decode_ratio"])
+
+
+def test_the_figures_are_those_of_the_variant_worked_out_by_hand():
+    variant, dense = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]), np.full((3, 2), 2.0)
+    figures = latency.summary(rows_of(variant, dense), seed=0)
+    assert figures["decode_ms_per_token"] == 3.5 and figures["prefill_ms"] == 10.5
+    assert figures["decode_ms_per_token_p10"] == pytest.approx(1.5)
+    assert figures["decode_ms_per_token_p90"] == pytest.approx(5.5)
+    assert figures["decode_ratio"] == pytest.approx(np.sqrt(12.0) / 2)  # the middle block
+    assert figures["decode_tokens_per_s"] == pytest.approx(5 * 1000 / (5 * 3.5))
+    assert figures["dense"] == {"prefill_ms": 6.0, "decode_ms_per_token": 2.0, "decode_ms": 10.0}
+    assert (figures["blocks"], figures["dropped_blocks"], figures["quiet"]) == (3, 0, True)
+
+
+def test_a_disturbed_block_leaves_with_both_its_arms():
+    variant, dense = np.full((5, 2), 2.0), np.full((5, 2), 2.0)
+    variant[1], dense[3] = 50.0, 50.0
+    figures = latency.summary(rows_of(variant, dense, dropped=(1, 3)), seed=0)
+    assert (figures["blocks"], figures["dropped_blocks"], figures["quiet"]) == (3, 2, True)
+    assert (figures["decode_ratio"], figures["decode_ms_per_token_p90"]) == (1.0, 2.0)
+
+
+def test_when_nearly_all_blocks_are_disturbed_all_count_and_the_session_is_not_quiet():
+    readings = np.full((5, 2), 2.0)
+    figures = latency.summary(rows_of(readings, readings, dropped=(0, 1, 2)), seed=0)
+    assert (figures["blocks"], figures["dropped_blocks"], figures["quiet"]) == (5, 0, False)
+
+
+@pytest.mark.parametrize(
+    ("switches", "steal_s", "block_s", "dropped"),
+    [
+        (0, 0.0, 0.1, False),
+        (4, 0.0, 0.01, False),  # housekeeping of the kernel
+        (5, 0.0, 0.1, True),
+        (30, 0.0, 1.0, False),
+        (41, 0.0, 1.0, True),
+        (0, 0.01, 0.05, False),  # one tick of that clock
+        (0, 0.02, 0.1, True),
+        (0, 0.03, 1.0, False),
+        (0, 0.05, 1.0, True),
+        (0, None, 1.0, False),
+    ],
+)
+def test_the_rule_for_disturbed_blocks_is_the_one_that_is_documented(monkeypatch, switches, steal_s, block_s, dropped):
+    monkeypatch.setattr(latency.device, "usable_cores", lambda: 2)
+    assert latency.disturbed(switches, steal_s, block_s) is dropped
+
+
+def test_models_without_a_choice_of_logits_are_served_as_well():
+    class Plain:
+        device = torch.device("cpu")
+
+        def forward(self, input_ids, past_key_values=None, use_cache=None):
+            return SimpleNamespace(logits=torch.eye(5)[input_ids], past_key_values="cache")
+
+        __call__ = forward
+
+    token, cache = latency.prefill(Plain(), torch.tensor([[1, 4], [2, 3]]))
+    assert token.tolist() == [[4], [3]] and cache == "cache"
