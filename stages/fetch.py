@@ -12,30 +12,33 @@ Reads `fetch` of params.yaml. Writes, all or nothing:
 import argparse
 from pathlib import Path
 
-from prunelab import errors, files, params, text
+from prunelab import energy, errors, files, params, text
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m stages.fetch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder to write, replaced as a whole")
+    parser.add_argument("--energy", type=Path, help="JSON file that books what this stage itself used")
     arguments = parser.parse_args(argv)
     fetch = params.load().fetch
-    with files.whole_directory(arguments.out) as out:
+    with energy.stage_meter("fetch", arguments.energy), files.whole_directory(arguments.out) as out:
         print(f"text: {fetch.text.kind} {fetch.text.name}", flush=True)
         manifest = text.prepare(fetch.text, fetch.split, out / "text")
         for part, entry in manifest["parts"].items():
             same = f", the same as {entry['same_as']}" if entry["same_as"] else ""
-            print(f"  {part}: {entry['documents']} documents, {entry['characters']} characters{same}", flush=True)
+            print(f"  {part}: {entry['documents']} documents, {entry['characters']:,} characters{same}", flush=True)
         if fetch.calibration is not None:
             print(f"calibration: {fetch.calibration.kind} {fetch.calibration.name}", flush=True)
             manifest = text.prepare_whole(fetch.calibration, out / "calibration")
-            print(f"  {manifest['documents']} documents, {manifest['characters']} characters", flush=True)
+            print(f"  {manifest['documents']} documents, {manifest['characters']:,} characters", flush=True)
         if fetch.model is not None:
             from prunelab import pretrained  # here, because a study that trains its own model needs none of it
 
             print(f"model: {fetch.model.kind} {fetch.model.name}", flush=True)
             manifest = pretrained.prepare(fetch.model, out / "model")
-            print(f"  {manifest['model']}: {manifest['parameters_stored']} parameters", flush=True)
+            print(f"  {manifest['model']}: {manifest['parameters_stored']:,} parameters", flush=True)
 
 
 if __name__ == "__main__":

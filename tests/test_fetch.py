@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from prunelab import params
 from prunelab.files import sha256_file
 from tests.test_pretrained import plain_model
 
@@ -27,7 +28,7 @@ def study(folder: Path, **fetch) -> None:
 
 
 def fetch(folder: Path, *before: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, *(before or ("-m", "stages.fetch")), "--out", "data/fetched"]
+    command = [sys.executable, *(before or ("-m", "stages.fetch")), "--out", "data/fetched", "--energy", "energy.json"]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
@@ -56,6 +57,7 @@ def test_text_calibration_and_model_come_in_one_go(tmp_path):
     )
     done = fetch(tmp_path)
     assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "energy.json").read_text())["name"] == "fetch"
     assert everything(tmp_path / "data") == {
         *(f"fetched/text/{name}" for name in ("train.txt", "validation.txt", "test.txt", "manifest.json")),
         *(f"fetched/calibration/{name}" for name in ("text.txt", "manifest.json")),
@@ -149,3 +151,11 @@ def test_the_default_text_is_38_plays_none_of_which_is_in_two_parts(tmp_path):
 def passages_of(text: str) -> set[str]:
     lines = [line for line in text.splitlines() if line]
     return {"\n".join(lines[i : i + 4]) for i in range(len(lines) - 3)}
+
+
+def test_the_examples_of_the_data_folders_readme_are_settings_that_hold(tmp_path):
+    blocks = re.findall(r"```yaml\n(.*?)```", (REPOSITORY / "data" / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) == 3
+    for block in blocks:
+        study(tmp_path, **YAML(typ="safe", pure=True).load(block)["fetch"])
+        assert params.load(tmp_path / "params.yaml").fetch.text.name
