@@ -1,36 +1,32 @@
-"""Prune a model on disk by scores: rank, mask, write packed. Works on tensors alone; no model is built.
+"""Prune a model on disk: decide tensor by tensor what stays, write packed. Works on tensors alone; no model is built.
 
-From here to the line that zeroes a weight: `prune` → `_masks` → `masks.remove`.
+From here to the line that zeroes a weight: `prune` → `decisions.by_scores` → `masks.remove`.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from safetensors.torch import safe_open
 
-from prunelab import masks, scores, variants
+from prunelab import decisions, scores, variants
+from prunelab.calibration import Calibration
 from prunelab.checkpoint import PackedWriter, Tensors, copy_companions
+from prunelab.decisions import Plan
 from prunelab.errors import InputError
 from prunelab.files import read_json, whole_directory, write_json
 from prunelab.methods import METHODS
 
 
-class Plan(NamedTuple):
-    """All that decides a pruned variant besides the model: each field is logged in sparsity.json."""
-
-    variant: variants.Variant
-    allocation: str
-    scope: str  # blocks | attention | mlp
-    checkpoint: str  # last | best
-    seed: int
-
-
-def prune(dense, out, plan: Plan) -> dict:
+def prune(dense, out, plan: Plan, calibration: Calibration | None = None, decide: Callable | None = None) -> dict:
     """Write the variant of `plan` of the model in folder `dense` into folder `out`; returns what sparsity.json says.
+
+    Args:
+        calibration: what methods and allocations that look at data read.
+        decide: called with (scope, weights, shares) in place of deciding from the dense model alone: yields a
+            `decisions.Decision` for every tensor of the scope (streaming.py).
 
     Raises InputError for what the model does not have (history, best checkpoint), before anything is written.
     """
@@ -38,30 +34,54 @@ def prune(dense, out, plan: Plan) -> dict:
     method = METHODS[plan.variant.method]
     if problem := variants.contradiction(plan.variant.rate, plan.allocation):
         raise InputError(f"{plan.variant.id}: {problem}")
+    if calibration is None and (method.needs or plan.allocation == "owl"):
+        raise InputError(
+            f"{plan.variant.id}: looks at calibration text; give the folder that the stage calibrate wrote"
+        )
     scope = tensors_in_scope(dense, plan.scope)
     weights = Tensors(dense if plan.checkpoint == "last" else _existing(dense / "best", "the best checkpoint"))
     kept = _Clone(dense, weights) if method.keep == "average" else weights
     history = _History(dense) if method.score == "history" else None
 
+    def layer_of(tensor: dict) -> scores.Layer:
+        name = tensor["name"]
+        return scores.Layer(
+            name,
+            weights[name],
+            tensor["transposed"],
+            plan.seed,
+            history=history[name] if history else None,
+            statistic=calibration.statistic(name, method.needs) if method.needs else None,
+        )
+
+    shares = decisions.shares_of(plan, scope, weights, calibration, layer_of, jointly=decide is not None)
+    if decide is not None:
+        decided = decide(scope, weights, shares)
+    elif method.needs == "hessians":
+        decided = decisions.by_solving(plan, scope, weights, calibration, shares)
+    else:
+        decided = decisions.by_scores(plan, scope, layer_of, shares)
+
     layers = []
+    # A score that only looks at weights has a PruneRate: every score in standard deviations of its tensor.
+    in_sigmas = [] if method.needs is None and method.score != "random" else None
     with whole_directory(out) as partial:
         writer = PackedWriter(partial)
-        masked = _masks(plan, scope, lambda tensor: _layer(tensor, weights, history, plan.seed))
-        keep_of = {}
-        in_sigmas = []  # every score in standard deviations of its tensor
-        for tensor, values, keep in masked:
-            keep_of[tensor["name"]] = keep
+        for tensor, keep, values, weight in decided:
+            writer.add(tensor["name"], kept[tensor["name"]] if weight is None else weight, keep)
             zeros = int(keep.numel() - keep.sum())
-            normal = values.flatten() / values.std()
-            prune_rate = None if method.score == "random" or not keep.any() else float(normal[keep.flatten()].min())
+            prune_rate = None
+            if in_sigmas is not None:
+                in_sigmas.append(values.flatten() / values.std())
+                prune_rate = float(in_sigmas[-1][keep.flatten()].min()) if keep.any() else None
             layers.append({**tensor, "zeros": zeros, "sparsity": zeros / keep.numel(), "prune_rate": prune_rate})
-            in_sigmas.append(normal)
-        for name in weights.names():
-            writer.add(name, kept[name], keep_of.get(name))
+        for name in sorted(set(weights.names()) - {layer["name"] for layer in layers}):
+            writer.add(name, kept[name])
         writer.close()
         copy_companions(dense, partial)
-        record = _record(plan, method, layers, writer, Tensors(dense).nbytes, history)
-        if method.score != "random" and record["prune_rate"] is None:
+        used = calibration if method.needs or plan.allocation == "owl" else None
+        record = _record(plan, method, layers, writer, Tensors(dense).nbytes, history, used)
+        if in_sigmas is not None and record["prune_rate"] is None:
             record["prune_rate"] = prune_rate_for(torch.cat(in_sigmas), sum(layer["zeros"] for layer in layers))
         write_json(partial / "sparsity.json", record)
     return record
@@ -74,60 +94,6 @@ def tensors_in_scope(dense, scope: str) -> list[dict]:
     if not chosen:
         raise InputError(f"prune.scope: {scope}: none of the {len(tensors)} prunable tensors of {dense} belongs to it")
     return chosen
-
-
-def _layer(tensor: dict, weights: Tensors, history, seed: int) -> scores.Layer:
-    name = tensor["name"]
-    return scores.Layer(name, weights[name], tensor["transposed"], seed, history[name] if history else None)
-
-
-def _masks(plan: Plan, scope: list[dict], layer_of) -> Iterator[tuple[dict, torch.Tensor, torch.Tensor]]:
-    """Yield (tensor's entry, its scores, its keep-mask), both in its shape."""
-    method = METHODS[plan.variant.method]
-    rate = variants.parse_rate(plan.variant.rate)
-    score = scores.SCORES[method.score]
-
-    def scored(tensor) -> torch.Tensor:
-        return score(layer_of(tensor))
-
-    if plan.allocation in ("global", "sigma"):
-        all_scores = {tensor["name"]: scored(tensor) for tensor in scope}
-        keeps = _jointly(all_scores, plan.allocation, rate)
-        for tensor in scope:
-            yield tensor, all_scores[tensor["name"]], keeps[tensor["name"]]
-        return
-    for tensor in scope:
-        values = scored(tensor)
-        rows = values.T if tensor["transposed"] else values  # (out, in)
-        if rate.n_of_m:
-            try:
-                keep = masks.lowest_n_of_m(rows, *rate.n_of_m)
-            except ValueError as error:
-                raise InputError(f"{plan.variant.id}: {tensor['name']}: {error}") from None
-        elif method.group == "row":
-            keep = masks.lowest_per_row(rows, rate.sparsity)
-        else:
-            keep = masks.lowest(rows, rate.sparsity)
-        yield tensor, values, keep.T if tensor["transposed"] else keep
-
-
-def _jointly(all_scores: dict[str, torch.Tensor], allocation: str, rate: variants.Rate) -> dict[str, torch.Tensor]:
-    """Keep-masks from one ranking over all tensors; `sigma` divides by each tensor's own standard deviation first.
-
-    The paper's rule, |w| < PruneRate x sigma(|w|), is that ranking cut at PruneRate; a target sparsity cuts it at an
-    exact count instead, which is what bisecting PruneRate converges to.
-    """
-    flat = [values.flatten() for values in all_scores.values()]
-    if allocation == "sigma":
-        flat = [values / values.std() for values in flat]
-    ranking = torch.cat(flat)
-    if rate.prune_rate is None:
-        keep = masks.lowest(ranking, rate.sparsity)
-    else:
-        sigma = 1.0 if allocation == "sigma" else ranking.std()
-        keep = masks.below(ranking, rate.prune_rate * sigma)
-    parts = keep.split([values.numel() for values in flat])
-    return {name: part.view(values.shape) for (name, values), part in zip(all_scores.items(), parts, strict=True)}
 
 
 def prune_rate_for(in_sigmas: torch.Tensor, removed: int) -> float | None:
@@ -172,7 +138,9 @@ def _existing(path: Path, what: str) -> Path:
     return path
 
 
-def _record(plan: Plan, method, layers: list[dict], writer: PackedWriter, dense_bytes: int, history) -> dict:
+def _record(
+    plan: Plan, method, layers: list[dict], writer: PackedWriter, dense_bytes: int, history, calibration
+) -> dict:
     removed = sum(layer["zeros"] for layer in layers)
     in_scope = sum(torch.Size(layer["shape"]).numel() for layer in layers)
     rate = variants.parse_rate(plan.variant.rate)
@@ -196,6 +164,6 @@ def _record(plan: Plan, method, layers: list[dict], writer: PackedWriter, dense_
         "dense_bytes": dense_bytes,
         "packed_bytes": writer.nbytes,
         "history": json.loads(history.options) if history else None,
-        "calibration": None,
+        "calibration": calibration.facts if calibration else None,
         "layers": layers,
     }

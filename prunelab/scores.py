@@ -19,7 +19,7 @@ class Layer(NamedTuple):
     transposed: bool = False
     seed: int = 0
     history: torch.Tensor | None = None  # Imp of tracker.py, the weight's shape
-    statistics: dict | None = None  # of calibration.py
+    statistic: torch.Tensor | None = None  # what calibration.py saw: squared input norms (in,), or |W·G|
 
 
 def random(layer: Layer) -> torch.Tensor:
@@ -41,4 +41,27 @@ def history(layer: Layer) -> torch.Tensor:
     return layer.history.abs()
 
 
-SCORES = {"random": random, "magnitude": magnitude, "history": history}
+def wanda(layer: Layer) -> torch.Tensor:
+    """|W_ij|·‖X_j‖₂ (arXiv 2306.11695)."""
+    return magnitude(layer) * _along_inputs(layer, layer.statistic.sqrt())
+
+
+def ria(layer: Layer) -> torch.Tensor:
+    """Relative importance and activations (ICLR 2024): (|W|/Σ of its row + |W|/Σ of its column)·‖X_j‖₂^0.5."""
+    weight = magnitude(layer)
+    # A row or column of zeros has nothing to lose; dividing by 1 keeps its scores 0.
+    relative = sum(weight / (total := weight.sum(dim, keepdim=True)).where(total > 0, 1) for dim in (0, 1))
+    return relative * _along_inputs(layer, layer.statistic.sqrt().sqrt())
+
+
+def taylor(layer: Layer) -> torch.Tensor:
+    """|W·∂L/∂W|, summed over the calibration samples: the first-order change of the loss if the weight goes."""
+    return layer.statistic.float()
+
+
+def _along_inputs(layer: Layer, values: torch.Tensor) -> torch.Tensor:
+    """`values` (in,) so that they multiply the weight's input dimension."""
+    return values[:, None] if layer.transposed else values
+
+
+SCORES = {"random": random, "magnitude": magnitude, "history": history, "wanda": wanda, "ria": ria, "taylor": taylor}

@@ -1,8 +1,8 @@
-"""SparseGPT (arXiv 2301.00774): prune a linear layer and rewrite the weights that stay so that its output changes least.
+"""SparseGPT (arXiv 2301.00774): prune a linear layer and rewrite what stays so that its output changes least.
 
 With inputs X and H = (2/N)·Σ x xᵀ, removing weight j of a row costs w_j² / U_jj² and is best paid back by subtracting
 (w_j / U_jj)·U[j, j:] from the weights to its right, where U is the upper Cholesky factor of H⁻¹. Columns are taken from
-left to right in blocks; which weights go is decided for a whole block at once (for n:m, for each group as it is reached).
+left to right in blocks; which weights go is decided for a whole block at once (in n:m for a group as it is reached).
 """
 
 from typing import NamedTuple

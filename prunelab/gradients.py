@@ -1,0 +1,80 @@
+"""First-order importance |W·∂L/∂W| of a model's weights over calibration samples, one block in memory at a time.
+
+Forward, the hidden states before every block are kept; the loss is taken once through the output layer; then the
+blocks are loaded in reverse, run again and differentiated. That is the work of four forward passes, and
+samples·length·width·(blocks + 1) hidden states, on disk where they do not fit.
+"""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from prunelab.blocks import BlockModel
+from prunelab.errors import InputError
+from prunelab.hidden import HiddenStates
+from prunelab.streaming import progress
+
+
+def write(model: BlockModel, names: set[str], samples: torch.Tensor, out, disk=None) -> None:
+    """Write `gradients-*.safetensors` into `out`: for each of the weights `names` Σ over samples of |W·∂L/∂W|, fp32.
+
+    L is the mean loss of one sample's tokens; samples (samples, length) int64 run one at a time, so that the sum does
+    not depend on how they are batched. `disk`: folder for the hidden states; None keeps them in memory.
+    Raises InputError when a gradient is not finite.
+    """
+    before = _forward(model, samples, disk)
+    gradients = _of_loss(model, samples, before.pop(), disk)
+    for index in reversed(progress(model, "differentiating")):
+        states = before.pop()
+        with model.loaded(index):
+            weights = {name: module.weight for name, module in model.linears(index).items() if name in names}
+            sums = {name: torch.zeros(weight.shape, device=model.device) for name, weight in weights.items()}
+            for weight in weights.values():
+                weight.requires_grad_(True)
+            for number in range(len(states)):
+                hidden = states[number].to(model.device).requires_grad_(True)
+                torch.autograd.backward(model.run(index, hidden), gradients[number].to(model.device))
+                gradients[number] = hidden.grad
+                for name, weight in weights.items():
+                    if weight.grad is None:
+                        raise InputError(f"{name}: the calibration text never reaches it; leave it out of prune.scope")
+                    sums[name] += (weight.detach().float() * weight.grad.float()).abs()
+                    weight.grad = None
+        states.close()
+        for name, total in sums.items():
+            if not torch.isfinite(total).all():
+                raise InputError(f"{name}: its gradient is not finite over the calibration text; try precision: fp32")
+        save_file({name: total.cpu() for name, total in sums.items()}, Path(out) / f"gradients-{index:05d}.safetensors")
+    gradients.close()
+
+
+@torch.no_grad()
+def _forward(model: BlockModel, samples: torch.Tensor, disk) -> list[HiddenStates]:
+    """The hidden states before every block, and behind the last one, a sample a batch."""
+    before = [model.enter(samples, 1, disk)]
+    for index in progress(model, "running"):
+        after = HiddenStates(disk)
+        with model.loaded(index):
+            for number in range(len(samples)):
+                after.append(model.run(index, before[-1][number]))
+        before.append(after)
+    return before
+
+
+def _of_loss(model: BlockModel, samples: torch.Tensor, last: HiddenStates, disk) -> HiddenStates:
+    """∂L/∂h of the hidden states `last` behind the last block, a sample a batch."""
+    gradients = HiddenStates(disk)
+    with model.outside(head=True):
+        for number, sample in enumerate(samples):
+            hidden = last[number].to(model.device).requires_grad_(True)
+
+            def stand_in(index, passing, args, kwargs, hidden=hidden):
+                return hidden if index == len(model.blocks) - 1 else passing
+
+            tokens = sample[None].to(model.device)
+            with model.passed_over(stand_in):
+                loss = model.model(input_ids=tokens, labels=tokens, use_cache=False).loss
+            gradients.append(torch.autograd.grad(loss, hidden)[0])
+    last.close()
+    return gradients

@@ -1,0 +1,103 @@
+"""Calibrate and prune block by block: whatever the model's size, one block and the hidden states are in memory.
+
+Two ways from block to block: `observe` runs the dense model once and leaves statistics that serve every method and
+rate; `decide_by_blocks` prunes as published: block b is observed, pruned, run again, and b+1 sees what came out of it.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from tqdm import tqdm
+
+from prunelab import calibration, decisions, scores
+from prunelab.blocks import BlockModel
+from prunelab.decisions import Decision
+from prunelab.files import write_json
+from prunelab.methods import METHODS
+from prunelab.observer import watching
+
+
+@torch.no_grad()
+def observe(model: BlockModel, names: set[str], samples: torch.Tensor, batch: int, hessians: bool, out, disk=None):
+    """Write the input norms, and with `hessians` the Hessians, of the weights `names` of the dense model into `out`.
+
+    Args:
+        samples: (samples, length) int64; `batch` of them run at a time.
+        disk: folder for the hidden states; None keeps them in memory.
+
+    Raises InputError for a layer whose inputs are all zero or not finite.
+    """
+    out = Path(out)
+    norms, leaders = {}, {}
+    states = model.enter(samples, batch, disk)
+    for index in progress(model, "calibrating"):
+        with model.loaded(index), watching(_chosen(model, index, names), hessians) as observer:
+            for number in range(len(states)):
+                states[number] = model.run(index, states[number])
+                observer.next_batch()
+        watched = _chosen(model, index, names)
+        norms |= {name: observer.squared_norm(name, len(samples)).cpu() for name in watched}
+        if hessians and watched:
+            leaders |= {name: observer.leader(name) for name in watched}
+            shard = {name: observer.hessian(name).float().cpu() for name in watched if leaders[name] == name}
+            save_file(shard, out / f"hessians-{index:05d}.safetensors")
+    states.close()
+    save_file(norms, out / calibration.NORMS)
+    if hessians:
+        write_json(out / calibration.LEADERS, leaders)
+
+
+def decide_by_blocks(plan, model: BlockModel, samples: torch.Tensor, batch: int, disk=None) -> Callable:
+    """What `pruning.prune` takes as `decide`: decisions block by block, each seeing the pruned ones before it.
+
+    Args as of `observe`; the method must be one that looks at input norms or Hessians.
+    """
+    method = METHODS[plan.variant.method]
+
+    @torch.no_grad()
+    def decide(scope: list[dict], weights, shares: dict[str, float] | None) -> Iterator[Decision]:
+        solver = decisions.Solver(plan, shares)
+        states = model.enter(samples, batch, disk)
+        for index in progress(model, plan.variant.id):
+            of_block = [tensor for tensor in scope if tensor["block"] == index]
+            with model.loaded(index):
+                linears = _chosen(model, index, {tensor["name"] for tensor in of_block})
+                if linears:
+                    with watching(linears, hessian=method.needs == "hessians") as observer:
+                        for number in range(len(states)):
+                            model.run(index, states[number])
+                            observer.next_batch()
+                for tensor in of_block:
+                    weight = weights[tensor["name"]].to(model.device)
+                    if method.needs == "hessians":
+                        decision = solver.decide(tensor, weight, observer)
+                    else:
+                        decision = _decide_by_score(plan, tensor, weight, observer, len(samples), shares)
+                    pruned = (weight if decision.weight is None else decision.weight) * decision.keep
+                    linears[tensor["name"]].weight = nn.Parameter(pruned.to(model.dtype), requires_grad=False)
+                    yield decision
+                if index + 1 < len(model.blocks):
+                    for number in range(len(states)):
+                        states[number] = model.run(index, states[number])
+        states.close()
+
+    return decide
+
+
+def _decide_by_score(plan, tensor: dict, weight: torch.Tensor, observer, samples: int, shares) -> Decision:
+    norm = observer.squared_norm(tensor["name"], samples)
+    layer = scores.Layer(tensor["name"], weight, tensor["transposed"], plan.seed, statistic=norm)
+    values = scores.SCORES[METHODS[plan.variant.method].score](layer)
+    return Decision(tensor, decisions.keep_mask(plan, tensor, values, shares), values)
+
+
+def _chosen(model: BlockModel, index: int, names: set[str]) -> dict[str, nn.Module]:
+    return {name: module for name, module in model.linears(index).items() if name in names}
+
+
+def progress(model: BlockModel, what: str):
+    """The numbers of the model's blocks, with a progress bar on a terminal."""
+    return tqdm(range(len(model.blocks)), desc=what, unit="block", disable=None)
