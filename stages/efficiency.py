@@ -12,7 +12,6 @@ loaded, because its peak memory is read from this process.
 """
 
 import argparse
-import contextlib
 from pathlib import Path
 
 from prunelab import device, energy, errors, files, params
@@ -29,7 +28,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--energy", type=Path, help="JSON file that books what this stage itself used")
     arguments = parser.parse_args(argv)
     name = f"efficiency-{arguments.variant}"
-    with energy.stage_meter(name, arguments.energy) if arguments.energy else contextlib.nullcontext():
+    with energy.stage_meter(name, arguments.energy):
         run(arguments)
 
 

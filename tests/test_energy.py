@@ -59,6 +59,11 @@ def test_a_failing_stage_books_nothing_and_fails_as_before(tmp_path):
     assert not (tmp_path / "e.json").exists()
 
 
+def test_without_a_file_nothing_is_booked():
+    with energy.stage_meter("train", None, long=True):
+        pass
+
+
 def test_a_long_stage_is_read_by_codecarbon_from_its_beginning(tmp_path):
     with energy.stage_meter("train", tmp_path / "e.json", long=True, country="DEU"):
         time.sleep(4)
@@ -76,6 +81,17 @@ def test_only_like_things_are_summed():
     assert energy.headline_components(MODELLED) == ["cpu"]
     assert energy.is_estimated(MODELLED) and energy.is_estimated({"cpu": "constant", "ram": "model"})
     assert not energy.is_estimated({"cpu": "constant", "gpu": "nvml_counter", "ram": "model"})
+
+
+def test_the_share_of_the_machines_work_is_own_time_over_all_cores_time(tmp_path):
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/stat").write_text("cpu  1000 0 500 9000 10 0 0 0 0 0\n")
+    with energy.stage_meter("prune-magnitude-50", tmp_path / "e.json", root=tmp_path):
+        until = time.process_time() + 0.1
+        while time.process_time() < until:
+            pass
+        (tmp_path / "proc/stat").write_text("cpu  1060 0 540 9100 10 0 0 0 0 0\n")  # a second of somebody's work
+    assert json.loads((tmp_path / "e.json").read_text())["cpu_share"] == pytest.approx(0.1, abs=0.03)
 
 
 def test_time_is_priced_by_load_between_idle_and_busy_watts():
