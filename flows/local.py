@@ -60,7 +60,8 @@ def main(argv: list[str] | None = None) -> None:
             workspace.choose(arguments.study)
             _run_study()
     except KeyboardInterrupt:
-        sys.exit("\nstopped; what is finished is kept: `make study` continues")
+        print("\nstopped; what is finished is kept: `make study` continues", file=sys.stderr)
+        sys.exit(130)
 
 
 def _run_study() -> None:

@@ -6,7 +6,7 @@ import sys
 # Hints for people who type dvc's commands themselves; in a study they hide the lines that matter.
 NOISE = re.compile(
     r"To track the changes with git, run:|\s*git add |To enable auto staging, run:|\s*dvc config core\.autostage"
-    r"|Use `dvc push` to send your updates"
+    r"|Use `dvc push` to send your updates|(Updating|Generating) lock file"
 )
 OUTCOME = re.compile(
     r"Running stage '(?P<ran>[^']+)'"

@@ -183,7 +183,8 @@ def main(argv: list[str] | None = None) -> None:
     try:
         sys.exit(process.run(again, None, own_session=True))
     except KeyboardInterrupt:
-        sys.exit("\nstopped; what is finished is kept, and the next run continues")
+        print("\nstopped; what is finished is kept, and the next run continues", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

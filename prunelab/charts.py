@@ -143,7 +143,8 @@ def tradeoffs(rows: list[dict], dense: dict, ceiling_percent: float) -> Figure |
             axes.set_xlabel(f"{label}, estimated" if modelled else label)
             axes.locator_params(axis="x", nbins=5)
             if cost == "packed_bytes":
-                axes.set_xlim(0, 1.08 * max(row[cost] or row["dense_bytes"] or 0 for row in rows) * scale)  # whole sizes
+                largest = max(row[cost] or row["dense_bytes"] or 0 for row in rows)
+                axes.set_xlim(0, 1.08 * largest * scale)  # from zero, so that half as far right is half as large
         figure.axes[0].set_ylabel("loss, nats a token")
         return figure
 
@@ -162,12 +163,13 @@ def _costs(axes, pruned: list[dict], dense: dict, cost: str, scale: float, ceili
         _point(axes, x, y, own, f"{row['variant']}: {x:.4g}, loss {row['loss']:.4f}", **changes)
         if row.get(f"{cost}_lo") is not None:
             bounds = row[f"{cost}_lo"] * scale, row[f"{cost}_hi"] * scale
-            axes.hlines(y, *bounds, color=own["color"], linewidth=0.9, alpha=0.6)
+            axes.hlines(y, *bounds, color=own["color"], linewidth=0.9, alpha=min(0.6, 20 / len(pruned)))
     if cost == "packed_bytes":
         best = [row for row in verdict.frontier(pruned, cost) if row["loss"] <= ceiling]
         x, y = [row[cost] * scale for row in best], [row["loss"] for row in best]
         axes.step(x, y, where="post", color=LIGHT["muted"], linewidth=0.9, linestyle=(0, (2, 2)))
-        spot_labels(axes, [(row[cost] * scale, row["loss"], row["variant"]) for row in best])
+        points = [(row[cost] * scale, min(row["loss"], ceiling)) for row in pruned if row[cost] is not None]
+        spot_labels(axes, [(row[cost] * scale, row["loss"], row["variant"]) for row in best], points)
     own = dense["dense_bytes"] if cost == "packed_bytes" else dense[cost]
     if own is not None:
         axes.plot([own * scale], [dense["loss"]], marker="*", markersize=13, color=LIGHT["ink"], gid="name:dense")
@@ -223,7 +225,7 @@ def trajectories(paths: list[evolution.Path]) -> Figure:
             for path in mine[:: -(-len(mine) // SHOWN) or 1]:
                 name = f"name:{path.tensor}[{path.index}]"
                 axes.plot(path.steps, path.values, color=LIGHT[KIND_COLOURS[kind]], linewidth=1, alpha=0.75, gid=name)
-            axes.set_title(f"{kind}: {share[kind]:.0%}", color=LIGHT[KIND_COLOURS[kind]])
+            axes.set_title(f"{kind}: {100 * share[kind]:.0f} %", color=LIGHT[KIND_COLOURS[kind]])
             axes.locator_params(axis="x", nbins=4)
         figure.axes[0].set_ylabel("value of the weight")
         figure.supxlabel("optimizer step", fontsize=12, color=LIGHT["muted"])

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from prunelab import verdict
 from prunelab.variants import split_method
-from prunelab.verdict import BASELINE, Effect, Group
+from prunelab.verdict import BASELINE, Group
 
 PAPER = "systematic"  # the paper's method: rank by weight history, keep the final weights
 
@@ -16,6 +16,7 @@ class Claim(NamedTuple):
     question: str
     status: str  # holds | holds in part | does not hold | open
     answer: str
+    figures: tuple[tuple[str, str, int], ...] = ()  # (rate, difference with its interval, sign where it is certain)
 
 
 def rate_name(rate: str) -> str:
@@ -25,11 +26,28 @@ def rate_name(rate: str) -> str:
     return rate.replace("of", ":") if "of" in rate else f"{rate} %"
 
 
-def rate_names(rates: list[str]) -> str:
-    """`["20", "40", "2of4"]` → "20, 40 % and 2:4"."""
-    percents = [rate for rate in rates if rate.isdigit()]
-    names = [rate if rate in percents[:-1] else rate_name(rate) for rate in rates]  # "20, 40 %", not "20 %, 40 %"
+def rate_names(rates: list[str], among: list[str] = ()) -> str:
+    """`["20", "40", "2of4"]` → "20, 40 % and 2:4"; three or more that follow each other in `among` → "20 to 60 %"."""
+    runs: list[list[str]] = []
+    for rate in rates:
+        follows = runs and runs[-1][-1] in among and among.index(runs[-1][-1]) + 1 < len(among)
+        if follows and among[among.index(runs[-1][-1]) + 1] == rate and rate.isdigit() == runs[-1][-1].isdigit():
+            runs[-1].append(rate)
+        else:
+            runs.append([rate])
+    parts = [part for run in runs for part in ([f"{run[0]} to {run[-1]}"] if len(run) > 3 else run)]
+    last = max((number for number, part in enumerate(parts) if part[0].isdigit() and "of" not in part), default=-1)
+    names = [  # "20, 40 %", not "20 %, 40 %"
+        f"{part} %" if number == last else part if part[0].isdigit() and "of" not in part else rate_name(part)
+        for number, part in enumerate(parts)
+    ]
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def thinned(figures: list, most: int = 8) -> tuple:
+    """At most about `most` of the figures, evenly spread, the last among them."""
+    step = -(-len(figures) // most)
+    return tuple(figures[(len(figures) - 1) % step :: step]) if figures else ()
 
 
 def interval(triple, form: str = "+.1f", unit: str = "") -> str:
@@ -113,24 +131,21 @@ def _history(study, found: list[Group], paper: str, baseline: str) -> Claim:
     worse = [rate for rate, effect in known.items() if effect.sign > 0]
     same = [rate for rate, effect in known.items() if effect.sign == 0]
     parts = [
-        f"{words} at {_with_effects(known, rates)}"
+        f"{words} at {rate_names(rates, list(known))}"
         for words, rates in (("lower loss", better), ("higher loss", worse), ("no difference", same))
         if rates
     ]
-    status = (
-        "holds" if len(better) == len(known) else "holds in part" if better and not worse else "does not hold"
-    )  # better here and worse there is no advantage either
+    # Better here and worse there is no advantage.
+    status = "holds" if len(better) == len(known) else "holds in part" if better and not worse else "does not hold"
     some = next(iter(known.values()))
     scope = (
         f"Intervals over {some.units:,} windows of text of one trained model: another seed may differ."
         if some.unit == "windows"
         else f"Intervals over {some.units} training seeds."
     )
-    return Claim(question, status, f"`{paper}` against `{baseline}`: {'; '.join(parts)} (nats a token). {scope}")
-
-
-def _with_effects(known: dict[str, Effect], rates: list[str]) -> str:
-    return ", ".join(f"{rate_name(rate)} ({interval(known[rate], '+.4f')})" for rate in rates)
+    answer = f"`{paper}` against `{baseline}`: {'; '.join(parts)}. {scope}"
+    figures = ((rate_name(rate), f"{interval(effect, '+.4f')} nats", effect.sign) for rate, effect in known.items())
+    return Claim(question, status, answer, thinned(list(figures)))
 
 
 def _fall(study, followed: list[Group]) -> Claim:
@@ -139,17 +154,23 @@ def _fall(study, followed: list[Group]) -> Claim:
     question = "Does pruning lower the loss at moderate sparsity? (the paper: it falls up to 60 %)"
     if not asked:
         return Claim(question, "open", "No rate up to 60 % in this study.")
+    tested = [group.rate for group in asked]
     falls = [group for group in asked if group.increase[2] < 0]
     rises = [group.rate for group in asked if group.increase[1] > 0]
     same = [group.rate for group in asked if group not in falls and group.rate not in rises]
-    parts = [f"below dense at {rate_name(g.rate)} ({interval(g.increase, '+.2f')} %)" for g in falls]
-    parts += [f"no difference at {rate_names(same)}"] if same else []
-    parts += [f"above dense at {rate_names(rises)}"] if rises else []
+    parts = [f"below dense at {rate_names([group.rate for group in falls], tested)}"] if falls else []
+    parts += [f"no difference at {rate_names(same, tested)}"] if same else []
+    parts += [f"above dense at {rate_names(rises, tested)}"] if rises else []
     answer = f"Loss of `{method}`: {'; '.join(parts)}."
     if falls and (control := _controls(study)):
         answer += f" Without any pruning, {control}: so part of a fall may be regularisation alone."
     status = "holds" if len(falls) == len(asked) else "holds in part" if falls else "does not hold"
-    return Claim(question, status, answer)
+    return Claim(question, status, answer, thinned([_increase(group) for group in asked]))
+
+
+def _increase(group: Group) -> tuple[str, str, int]:
+    _, lo, hi = group.increase
+    return rate_name(group.rate), f"{interval(group.increase, '+.2f')} %", -1 if hi < 0 else 1 if lo > 0 else 0
 
 
 def _controls(study) -> str:
@@ -173,11 +194,12 @@ def _rise(study, followed: list[Group]) -> Claim:
     if not steep:
         last = known[-1]
         answer = f"{method} stays within {sharp:g} % of dense up to {rate_name(last.rate)}"
-        return Claim(question, "does not hold", f"{answer} ({interval(last.increase)} %).")
+        return Claim(question, "does not hold", f"{answer} ({interval(last.increase)} %).", (_increase(last),))
     before = [group for group in known if group.sparsity < steep[0].sparsity]
     answer = f"{method} is more than {sharp:g} % above dense from {rate_name(steep[0].rate)} on"
     answer += f" ({interval(steep[0].increase)} %)"
     if before:
         answer += f", after {interval(before[-1].increase)} % at {rate_name(before[-1].rate)}"
-    holds = steep[0].sparsity > 0.7
-    return Claim(question, "holds" if holds else "holds in part", f"{answer}.{'' if holds else ' That is earlier.'}")
+    holds, around = steep[0].sparsity > 0.7, [_increase(group) for group in known if group.sparsity > 0.605]
+    told = f"{answer}." if holds else f"{answer}: earlier than that."
+    return Claim(question, "holds" if holds else "holds in part", told, thinned(around))

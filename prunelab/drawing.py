@@ -75,7 +75,7 @@ def inline(figure: Figure, label: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.S)
     svg = re.sub(r'<g id="name:([^"]*)">', r"<g><title>\1</title>", svg)
     svg = re.sub(r'<g id="[^"]*">', "<g>", svg)  # figure_1, axes_1, …: the page holds several figures
-    svg = re.sub(r"font: ([^;\"]*?)(\d+px) [^;\"]*", r"font: \1\2 var(--font)", svg)
+    svg = re.sub(r"font-family: [^;\"]*", "font-family: var(--font)", svg)
     for name, (light, _) in PALETTE.items():
         svg = svg.replace(light, f"var(--{name})")
     box = re.search(r'viewBox="([^"]*)"', svg)[1]
@@ -93,13 +93,12 @@ class Style:
     """Colour, dash and marker of every method of a study."""
 
     def __init__(self, methods: list[str]):
-        self._of, spare = {}, 0
+        self._of, colours = {}, dict(BY_SCORE)
         for number, name in enumerate(dict.fromkeys(methods)):
             base, allocation = split_method(name)
             rule = METHODS.get(base)
-            colour = BY_SCORE.get(rule.score if rule else base)
-            if colour is None:
-                colour, spare = SPARE[spare % len(SPARE)], spare + 1
+            ranked_by = rule.score if rule else base
+            colour = colours.setdefault(ranked_by, SPARE[(len(colours) - len(BY_SCORE)) % len(SPARE)])
             averaged = rule is not None and rule.keep == "average"
             dash = (0, (4, 2)) if averaged else (0, (1, 1.5)) if allocation else "-"
             self._of[name] = {
@@ -124,14 +123,19 @@ def margin_labels(figure: Figure, axes, items: list[tuple[float, str, str]], lo:
         axes.text(1.025, at, text, color=colour, va="center", ha="left", transform=axes.transAxes, fontsize=11.5)
 
 
-def spot_labels(axes, spots: list[tuple[float, float, str]], size: float = 10.5) -> None:
-    """Names beside points (x, y, name), on the first of four sides that is free; a name that finds no room is left
-    out, because the pointer still tells it. The first spots choose first."""
+def spot_labels(axes, spots: list[tuple[float, float, str]], points: list[tuple[float, float]]) -> None:
+    """Names beside `spots` (x, y, name), on the first of four sides that is free of other names and of `points`; one
+    that finds no room is left out, because the pointer still tells it. The first spots choose first."""
+    size = 10.5  # of the letters, points
     width, height = (axes.get_position().size * axes.figure.get_size_inches()) * 72  # of the axes, points
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
-    taken: list[tuple[float, float, float, float]] = []
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return (x - left) / (right - left) * width, (y - low) / (high - low) * height
+
+    taken = [(h - 3, v - 3, h + 3, v + 3) for h, v in (place(x, y) for x, y in points)]
     for x, y, name in spots:
-        at = (x - left) / (right - left) * width, (y - low) / (high - low) * height
+        at = place(x, y)
         wide, tall = 0.56 * size * len(name), 1.25 * size
         for dx, dy in ((7, 5), (-7 - wide, 5), (7, -5 - tall), (-7 - wide, -5 - tall)):
             box = at[0] + dx, at[1] + dy, at[0] + dx + wide, at[1] + dy + tall
@@ -139,7 +143,7 @@ def spot_labels(axes, spots: list[tuple[float, float, str]], size: float = 10.5)
             if inside and not any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken):
                 style = {"textcoords": "offset points", "fontsize": size, "color": LIGHT["ink"], "va": "bottom"}
                 axes.annotate(name, (x, y), (dx, dy), **style)
-                taken += [box, (at[0] - 4, at[1] - 4, at[0] + 4, at[1] + 4)]
+                taken.append(box)
                 break
 
 

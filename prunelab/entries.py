@@ -43,6 +43,7 @@ def entries(settings: params.Settings) -> list[Entry]:
         raise InputError(f"{REPORT / 'results.csv'} has no row for {', '.join(missing)}; write it again: dvc repro")
     measured = [key for key in rows[identifiers[0]] if key not in IDENTITY]
     numeric = [key for key in measured if any(_number(rows[i][key]) is not None for i in identifiers)]
+    numeric.sort(key=lambda name: name != "loss")  # the comparison opens on the first one
     outputs = _dvc_outputs()
     options = {"study": settings.study, **_flat(settings.train.tracker.model_dump(), "tracker")}
     options |= {"scope": settings.prune.scope, "checkpoint": settings.prune.checkpoint}

@@ -19,6 +19,8 @@ def whole_directory(path):
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    for orphan in path.parent.glob(f".{path.name}.*.partial"):  # of a process that was killed
+        shutil.rmtree(orphan, ignore_errors=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
     try:
         yield partial

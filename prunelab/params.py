@@ -135,6 +135,18 @@ def _distinct(entries: list) -> list:
     return entries
 
 
+class Calibrate(Section):
+    samples: Count
+    length: Annotated[int, Field(ge=2, strict=True)]
+    seed: Annotated[int, Field(ge=0, strict=True)]
+    propagate: Literal["pruned", "dense"]
+    batch_tokens: Count
+    precision: Literal["auto", "fp32", "bf16"]
+    hidden_states: Literal["memory", "disk"]
+    owl_outlier_multiple: Annotated[float, Field(gt=1)]
+    owl_span: Annotated[float, Field(gt=0, lt=0.5)]
+
+
 class Prune(Section):
     methods: Annotated[list[Annotated[str, AfterValidator(_method)]], Field(min_length=1), AfterValidator(_distinct)]
     rates: Annotated[
@@ -152,6 +164,11 @@ class Prune(Section):
             for rate in self.rates:
                 if problem := variants.contradiction(rate, allocation):
                     raise ValueError(f"{method} at {problem}")
+            if METHODS[variants.split_method(method)[0]].needs == "hessians" and allocation in ("global", "sigma"):
+                raise ValueError(
+                    f"{method}: rewrites weights block by block, so there is no score to rank all tensors by; "
+                    f"prune.allocation: {allocation} cannot; allowed: uniform, owl ({method.partition('-')[0]}-uniform)"
+                )
         return self
 
 
@@ -236,6 +253,7 @@ class Settings(Section):
     replicas: Annotated[list[Annotated[str, Field(pattern=r"^s\d+$")]], AfterValidator(_distinct)]
     fetch: Fetch
     train: Train
+    calibrate: Calibrate | None
     prune: Prune
     structure: StructureSection
     quality: Quality
@@ -251,6 +269,18 @@ class Settings(Section):
             needing += [v for v in self.structure.variants if STRUCTURES[variants.parse(v).method].needs_training]
             if needing:
                 raise ValueError(f"prune: {needing[0]} needs a model trained here, but train.epochs is 0")
+        return self
+
+    @model_validator(mode="after")
+    def _has_calibration(self):
+        if self.calibrate is None:
+            bases = [(name, *variants.split_method(name)) for name in self.prune.methods]
+            needing = [
+                name for name, base, own in bases if METHODS[base].needs or (own or self.prune.allocation) == "owl"
+            ]
+            needing += [v for v in self.structure.variants if STRUCTURES[variants.parse(v).method].needs_data]
+            if needing:
+                raise ValueError(f"calibrate: {needing[0]} looks at calibration text; fill this section in")
         return self
 
     def variants(self) -> list[variants.Variant]:

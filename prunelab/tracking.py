@@ -36,7 +36,7 @@ COMPARABLE = 50  # runs in one comparison link; more make it longer than termina
 CONTENT = "prunelab.content"  # the tag that holds a run's hash
 # Long patience is for training jobs that would lose what they log; this can simply be run again.
 PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "20", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
-TELEMETRY_OFF = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
 
 
 class Unreachable(InputError):
@@ -45,10 +45,11 @@ class Unreachable(InputError):
 
 def mirror(wanted: list[Entry], study: str, uri: str) -> tuple[str, list[str], int]:
     """Bring the runs into the store at `uri`; (experiment id, run ids in the order of `wanted`, how many are new)."""
-    os.environ.update({**PATIENCE, **os.environ, **TELEMETRY_OFF})  # before the import, which looks at them
+    os.environ.update({**PATIENCE, **os.environ, **QUIET})  # before the import, which looks at them
     import mlflow
 
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    for name in ("alembic", "mlflow.store.db.utils"):  # how a new store's tables are made is no news
+        logging.getLogger(name).setLevel(logging.WARNING)
     mlflow.set_tracking_uri(uri)
     client = mlflow.MlflowClient(uri)
     commit = _commit()
@@ -74,7 +75,7 @@ def _experiment(client, name: str, uri: str) -> str:
     if found is None:
         # A server decides itself where artifacts go; a local store would take the folder that happens to be current.
         place = Path("mlartifacts", name).resolve().as_uri() if uri.startswith("sqlite") else None
-        return client.create_experiment(name, artifact_location=place)
+        return client.create_experiment(name, place)
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
     return found.experiment_id
@@ -147,7 +148,7 @@ def compare_link(uri: str, experiment: str, runs: list[str]) -> str:
     """The address that shows the runs side by side (parallel coordinates); of many runs, the experiment's own."""
     base = uri.rstrip("/") if uri.startswith("http") else LOCAL_UI
     if len(runs) > COMPARABLE:
-        return f"{base}/#/experiments/{experiment}"
+        return f"{base}/#/experiments/{experiment}/runs"
     lists = {"runs": json.dumps(runs, separators=(",", ":")), "experiments": json.dumps([experiment])}
     return f"{base}/#/compare-runs?{urllib.parse.urlencode(lists)}"
 

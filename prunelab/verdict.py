@@ -15,6 +15,8 @@ from prunelab.errors import InputError
 
 BASELINE = "magnitude"  # the null hypothesis of every method that wants to know more than the weights themselves
 
+SAME_SIZE = 1.005  # masks of one sparsity pack to the same size but for rounding
+
 
 class Group(NamedTuple):
     """One method at one rate over all its seeds. `loss` (nats) and `increase` (percent of dense) are (mean, lo, hi);
@@ -114,13 +116,18 @@ def effects(study, found: list[Group], method: str, baseline: str) -> dict[str, 
 
 
 def deployable(found: list[Group], limit_percent: float) -> Group | None:
-    """The smallest variant on disk whose loss is within `limit_percent` above dense with its whole interval."""
+    """The smallest variant on disk whose loss is within `limit_percent` above dense with its whole interval.
+
+    Variants whose sizes differ by less than SAME_SIZE are equally small; of those the one with the lowest loss.
+    """
     within = [
         group
         for group in found
         if group.increase and group.increase[2] <= limit_percent and group.first["packed_bytes"] is not None
     ]
-    return min(within, key=lambda group: group.first["packed_bytes"], default=None)
+    smallest = min((group.first["packed_bytes"] for group in within), default=0)
+    equal = [group for group in within if group.first["packed_bytes"] <= SAME_SIZE * smallest]
+    return min(equal, key=lambda group: group.loss[0], default=None)
 
 
 def fastest(found: list[Group], limit_percent: float) -> Group | None:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from prunelab import params, pruning, variants
+from prunelab import energy, params, pruning, variants
 from prunelab.errors import exit_cleanly
 
 
@@ -12,8 +12,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("variant", help="<method>[-<allocation>]-<rate>[-s<seed>]")
     parser.add_argument("--dense", type=Path, required=True, help="folder of the dense model")
     parser.add_argument("--out", type=Path, required=True, help="folder of the variant")
+    parser.add_argument("--energy", type=Path, help="JSON file that books what this stage used")
     arguments = parser.parse_args(argv)
+    with energy.stage_meter(f"prune-{arguments.variant}", arguments.energy):
+        run(arguments)
 
+
+def run(arguments) -> None:
     settings = params.load()
     variant = variants.parse(arguments.variant)
     plan = pruning.Plan(

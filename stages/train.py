@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from prunelab import params
+from prunelab import energy, params
 from prunelab.errors import exit_cleanly
 from prunelab.files import whole_directory
 
@@ -13,14 +13,18 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder that the stage fetch wrote")
     parser.add_argument("--out", type=Path, required=True, help="folder of the dense model")
     parser.add_argument("--seed", help="a replica's tag, such as s2; without it the study's own seed")
+    parser.add_argument("--energy", type=Path, help="JSON file that books what this stage used")
     arguments = parser.parse_args(argv)
 
     settings = params.load()
-    # After the settings: a misspelt key must not wait for five seconds of imports.
-    from prunelab import training
+    name = f"train-{arguments.seed}" if arguments.seed else "train"
+    long = settings.train.epochs > 0
+    with energy.stage_meter(name, arguments.energy, long=long, country=settings.energy.country):
+        # After the settings: a misspelt key must not wait for five seconds of imports.
+        from prunelab import training
 
-    with whole_directory(arguments.out) as partial:
-        training.run(settings, arguments.data, partial, settings.seed_of(arguments.seed))
+        with whole_directory(arguments.out) as partial:
+            training.run(settings, arguments.data, partial, settings.seed_of(arguments.seed))
 
 
 if __name__ == "__main__":

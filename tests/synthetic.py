@@ -67,7 +67,7 @@ def write(folder: Path, study: params.Settings) -> tuple[Path, Path]:
                 "tokens": WINDOWS * 63, "bytes": WINDOWS * 64, "loss": float(losses.mean()),
                 "perplexity": math.exp(losses.mean()), "bits_per_byte": float(losses.mean()) / math.log(2),
                 "loss_diff": difference, "loss_diff_lo": difference - half, "loss_diff_hi": difference + half,
-                "kl_to_dense": max(0.0, 0.8 * excess), "top1_agreement": max(0.05, 1 - excess), "dtype": "float32",
+                "kl_to_dense": max(0.0, 0.8 * excess), "top1_agreement": min(1.0, max(0.05, 1 - excess)), "dtype": "float32",
             },
         )  # fmt: skip
         name = "reference" if spread == 0 else "windows"

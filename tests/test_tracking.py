@@ -145,7 +145,7 @@ def test_two_studies_with_equal_figures_are_told_apart(study):
 def test_the_link_compares_the_runs_at_once_and_shows_the_list_when_they_are_too_many():
     link = tracking.compare_link("http://host:1/", "7", ["a", "b"])
     assert link == "http://host:1/#/compare-runs?runs=%5B%22a%22%2C%22b%22%5D&experiments=%5B%227%22%5D"
-    assert tracking.compare_link("sqlite:///x", "7", ["a"] * 51) == "http://127.0.0.1:5000/#/experiments/7"
+    assert tracking.compare_link("sqlite:///x", "7", ["a"] * 51) == "http://127.0.0.1:5000/#/experiments/7/runs"
 
 
 def closed_port() -> int:
