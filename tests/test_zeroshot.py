@@ -1,0 +1,142 @@
+"""Answers of lm-eval against likelihoods computed by hand; files that are no questions; paired comparison."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from prunelab import zeroshot
+from prunelab.characters import character_tokenizer
+from prunelab.errors import InputError
+
+pytest.importorskip("lm_eval", reason="lm-eval, the extra `tasks`, is not installed")
+SHARED = Path(__file__).parents[1] / "../shared/data"
+LETTERS = "abcdefghijklmnopqrstuvwxyz ?\n"
+
+
+def character_model(positions=64):
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        "gpt2", n_layer=2, n_head=2, n_embd=16, n_positions=positions, vocab_size=30, bos_token_id=1, eos_token_id=2
+    )
+    model = AutoModelForCausalLM.from_config(config).eval()
+    for parameter in model.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    return model, character_tokenizer(LETTERS)
+
+
+def questions(path: Path, count=12, seed=0) -> Path:
+    generator = np.random.default_rng(seed)
+
+    def word(longest):
+        return "".join(generator.choice(list(LETTERS[:26]), generator.integers(2, longest)))
+
+    rows = [
+        {"query": f"{word(9)} {word(6)}?", "choices": [word(9) for _ in range(3)], "gold": int(generator.integers(3))}
+        for _ in range(count)
+    ]
+    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    return path
+
+
+def slow_answers(model, tokenizer, path: Path):
+    """(acc, acc_norm) of every question: likelihoods one choice at a time in float64."""
+    model, right = model.double(), []
+    for line in path.read_text().splitlines():
+        row = json.loads(line)
+        query = tokenizer.encode(row["query"].rstrip())  # space before a choice belongs to the choice
+        likelihoods = []
+        for choice in row["choices"]:
+            more = tokenizer.encode(row["query"] + " " + choice)[len(query) :]
+            with torch.no_grad():
+                logits = model(torch.tensor([query + more])).logits[0].log_softmax(-1)
+            likelihoods.append(sum(logits[len(query) + i - 1, token].item() for i, token in enumerate(more)))
+        per_character = [value / len(choice) for value, choice in zip(likelihoods, row["choices"], strict=True)]
+        right.append([np.argmax(values) == row["gold"] for values in (likelihoods, per_character)])
+    model.float()
+    return np.array(right, dtype=float).T
+
+
+def test_a_file_of_questions_is_answered_as_by_hand_with_the_standard_error_of_a_mean(tmp_path):
+    model, tokenizer = character_model()
+    path = questions(tmp_path / "quiz.jsonl", count=30)
+    (answers,) = zeroshot.evaluate(model, tokenizer, [str(path)], limit=None, shots=None, batch=4)
+    acc, acc_norm = slow_answers(model, tokenizer, path)
+    assert (answers.scores["acc"] == acc).all() and (answers.scores["acc_norm"] == acc_norm).all()
+    assert (acc != acc_norm).any(), "the two rules must differ for this test to say anything"
+    figures = answers.figures
+    assert figures["acc"] == pytest.approx(acc.mean())
+    assert figures["acc_stderr"] == pytest.approx(acc.std(ddof=1) / np.sqrt(30))
+    assert (figures["task"], figures["questions"], figures["shots"]) == ("quiz", 30, 0)
+
+
+def test_a_limit_takes_the_first_questions(tmp_path):
+    model, tokenizer = character_model()
+    path = questions(tmp_path / "quiz.jsonl")
+    (some,) = zeroshot.evaluate(model, tokenizer, [str(path)], limit=5, shots=None, batch=4)
+    (every,) = zeroshot.evaluate(model, tokenizer, [str(path)], limit=None, shots=None, batch=4)
+    assert (some.scores["acc"] == every.scores["acc"][:5]).all() and some.figures["questions"] == 5
+
+
+def test_answers_are_paired_with_dense_question_by_question(tmp_path):
+    answers = zeroshot.Answers({"task": "quiz", "acc": 0.5}, {"acc": np.array([1.0, 1.0, 0.0, 0.0])})
+    found = zeroshot.compare(answers, {"acc": np.array([1.0, 1.0, 1.0, 1.0])}, draws=500)
+    assert found["acc_diff"] == -0.5 and found["acc_diff_lo"] < -0.5 < found["acc_diff_hi"]
+    with pytest.raises(InputError, match="quiz: dense was not asked the same"):
+        zeroshot.compare(answers, {"acc": np.ones(3)}, draws=500)
+    with pytest.raises(InputError, match="quiz: dense was not asked the same"):
+        zeroshot.compare(answers, {}, draws=500)
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("not json", "line 2: expected {query, choices, gold}"),
+        ('{"query": "a", "gold": 0}', "line 2: expected {query, choices, gold}, found 'choices'"),
+        ('{"query": "a", "choices": ["b"], "gold": 0}', "line 2: .* at least two"),
+        ('{"query": "a", "choices": ["b", "c"], "gold": 2}', "line 2: gold is 2, .* one of 2"),
+        ('{"query": "a", "choices": ["b", "c"], "gold": true}', "line 2: gold is True"),
+    ],
+)
+def test_a_line_that_is_no_question_is_named(tmp_path, line, complaint):
+    path = tmp_path / "quiz.jsonl"
+    path.write_text('{"query": "a", "choices": ["b", "c"], "gold": 1}\n' + line)
+    with pytest.raises(InputError, match=complaint):
+        zeroshot.read_questions(path)
+
+
+def test_a_missing_file_an_empty_one_and_a_choice_longer_than_the_context_are_refused(tmp_path):
+    model, tokenizer = character_model(positions=8)
+    with pytest.raises(InputError, match="no such file"):
+        zeroshot.evaluate(model, tokenizer, [str(tmp_path / "no.jsonl")], limit=None, shots=None, batch=4)
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(InputError, match="no questions"):
+        zeroshot.evaluate(model, tokenizer, [str(tmp_path / "empty.jsonl")], limit=None, shots=None, batch=4)
+    (tmp_path / "long.jsonl").write_text('{"query": "a", "choices": ["b", "a far longer choice"], "gold": 1}')
+    with pytest.raises(InputError, match="line 1: a choice of 20 tokens, but this model's context is 8"):
+        zeroshot.evaluate(model, tokenizer, [str(tmp_path / "long.jsonl")], limit=None, shots=None, batch=4)
+
+
+def test_two_files_of_one_name_are_refused():
+    with pytest.raises(InputError, match="two tasks of one name"):
+        zeroshot.evaluate(None, None, ["a/quiz.jsonl", "b/quiz.jsonl"], limit=None, shots=None, batch=4)
+
+
+@pytest.mark.slow
+def test_a_task_that_lm_eval_does_not_know_gets_its_nearest_names():
+    with pytest.raises(InputError, match="no task 'arc_eesy'; nearest: arc_easy"):
+        zeroshot.evaluate(*character_model(), ["arc_eesy"], limit=2, shots=None, batch=4)
+
+
+@pytest.mark.skipif(not (SHARED / "zeroshot").is_dir(), reason="no question files beside this repository")
+def test_a_real_pretrained_model_answers_real_questions_as_by_hand(tmp_path):
+    folder = SHARED / "stories260K-hf"
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    path = tmp_path / "piqa.jsonl"
+    path.write_text("\n".join((SHARED / "zeroshot/piqa.jsonl").read_text().splitlines()[:15]))
+    (answers,) = zeroshot.evaluate(model, tokenizer, [str(path)], limit=None, shots=None, batch=4)
+    acc, acc_norm = slow_answers(model, tokenizer, path)
+    assert (answers.scores["acc"] == acc).all() and (answers.scores["acc_norm"] == acc_norm).all()
