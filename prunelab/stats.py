@@ -14,6 +14,7 @@ from statistics import NormalDist
 
 import numpy as np
 
+FEW = 8  # pairs below which resampling says little: three of them can only give back their own range
 CHUNK_ELEMENTS = 2_000_000  # resampled values held at once: 16 MB of float64 and 16 MB of indices
 
 Interval = tuple[float, float, float]
@@ -44,7 +45,8 @@ def paired_ratio(
     """Ratio variant / dense from paired positive readings, (ratio, lo, hi); statistic: a key of STATISTICS.
 
     variant, dense: shape (pairs,), the same unit of measure. Ratios are averaged as logarithms (a ratio of 2 and one of
-    1/2 make 1), so "mean" is the geometric mean. ValueError: unequal lengths, a reading not above zero or not finite.
+    1/2 make 1), so "mean" is the geometric mean. Fewer than FEW pairs get the mean of logarithms and Student's t,
+    whatever the statistic: wide, and honest about it. ValueError: unequal lengths, a reading not above zero or not finite.
     """
     a, b = _checked(variant, "variant"), _checked(dense, "dense")
     if len(a) != len(b):
@@ -52,6 +54,9 @@ def paired_ratio(
     if (a <= 0).any() or (b <= 0).any():
         raise ValueError("a ratio needs readings above zero")
     logs, rows = np.log(a) - np.log(b), STATISTICS[statistic]
+    if len(logs) < FEW:
+        mean, lo, hi = seed_interval(logs, level)
+        return math.exp(mean), math.exp(lo), math.exp(hi)
     lo, hi = _expanded_percentiles(_resample(logs, rows, draws, seed), len(logs), level)
     return float(np.exp(rows(logs[None, :])[0])), math.exp(lo), math.exp(hi)
 

@@ -57,9 +57,34 @@ def test_every_ratio_statistic_covers_a_known_slow_down():
         assert 930 <= hits <= 975, statistic
 
 
+def test_a_ratio_of_three_noisy_pairs_covers_as_well():
+    generator, hits = np.random.default_rng(10), 0
+    for trial in range(1000):
+        dense = np.exp(generator.normal(3.0, 0.5, 3))
+        variant = dense * 1.05 * np.exp(generator.normal(0.0, 0.3, 3))
+        _, lo, hi = stats.paired_ratio(variant, dense, draws=100, seed=trial)
+        hits += lo <= 1.05 <= hi
+    assert 930 <= hits <= 970
+
+
 def test_a_constant_difference_has_an_interval_of_no_width():
     assert stats.paired_bootstrap([0.5] * 9) == (0.5, 0.5, 0.5)
     assert stats.paired_ratio([3.0] * 9, [2.0] * 9) == pytest.approx((1.5, 1.5, 1.5))
+
+
+@pytest.mark.parametrize(
+    ("ratio", "smallest", "told"),
+    [
+        ((0.9, 0.88, 0.92), 0.03, "faster"),
+        ((1.1, 1.08, 1.12), 0.03, "slower"),
+        ((0.9, 0.88, 0.92), 0.11, "no difference"),
+        ((0.9, 0.80, 1.01), 0.03, "no difference"),
+        ((0.9, math.nan, math.nan), 0.03, "no difference"),
+    ],
+)
+def test_a_verdict_needs_an_interval_clear_of_one_and_of_the_smallest_effect(ratio, smallest, told):
+    assert stats.verdict(ratio, smallest) == told
+    assert stats.smallest_effect((1.0, 0.97, 1.02)) == pytest.approx(0.03)
 
 
 def test_the_same_seed_gives_the_same_interval_and_another_seed_another():

@@ -1,0 +1,108 @@
+"""Can the timers be believed? An A/A test, then planted slow-downs that must be found, and none that must not.
+
+    python -m benchmarks.measuring                       # 30 s a measurement, 20 of each kind: 21 minutes
+    python -m benchmarks.measuring --seconds 3 --repeats 20
+
+The planted variant is the dense model that waits after each forward pass until its own time has grown by the planted
+share. Prints: the smallest effect of the A/A test, how many of the planted were found, how many of nothing, the
+interval's coverage of the truth, and what part of the blocks was dropped. The machine should be idle; its load and the
+host's steal time are printed, because on a shared one they are the result. The last line is JSON.
+"""
+
+import argparse
+import json
+import time
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from prunelab import device, latency, stats
+
+MODEL = {"n_layer": 4, "n_head": 4, "n_embd": 128, "n_positions": 64, "vocab_size": 84}  # the default study's
+
+
+def build():
+    torch.manual_seed(0)
+    config = AutoConfig.for_model("gpt2", **MODEL, bos_token_id=None, eos_token_id=None)
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+def slow_down(model, share: float) -> None:
+    """Let every forward pass take 1 + share of its time."""
+    started = []
+
+    def begin(module, arguments):
+        started.append(time.perf_counter())
+
+    def wait(module, arguments, output):
+        now = time.perf_counter()
+        until = now + share * (now - started.pop())
+        while time.perf_counter() < until:  # sleep() overshoots by more than is planted
+            pass
+
+    model.register_forward_pre_hook(begin)
+    model.register_forward_hook(wait)
+
+
+def measure(variant, dense, work: latency.Work, seconds: float, seed: int) -> dict:
+    models = {"variant": variant, "dense": dense}
+    ids = latency.prompts(dense, work, seed)
+    latency.warm_up(models, ids, work.output_tokens, seconds / 2)
+    return latency.summary(latency.interleave(models, ids, work, seconds, seed), seed)
+
+
+def interval(figures: dict) -> stats.Interval:
+    return figures["decode_ratio"], figures["decode_ratio_lo"], figures["decode_ratio_hi"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=30, help="of a measurement")
+    parser.add_argument("--repeats", type=int, default=20, help="measurements of each planted share")
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.0, 0.05], help="planted slow-downs")
+    parser.add_argument("--threads", type=int, help="default: torch's own choice")
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    work = latency.Work(prompt_tokens=32, batch=1, output_tokens=24)
+    with device.alone():
+        began, stolen = time.perf_counter(), device.steal_seconds()
+        test = measure(build(), build(), work, arguments.seconds, seed=1000)
+        smallest = stats.smallest_effect(interval(test))
+        print(f"threads {torch.get_num_threads()}, load {device.state()['load_average']}, {arguments.seconds:g} s each")
+        print(f"A/A  {test['decode_ms_per_token']:.3f} ms a token, ratio {show(test)}: smallest effect {smallest:.1%}")
+        results = {"seconds": arguments.seconds, "smallest_effect": smallest, "planted": {}}
+        for share in arguments.shares:
+            results["planted"][str(share)] = planted(share, work, arguments, smallest)
+        took = time.perf_counter() - began
+        stolen = None if stolen is None else (device.steal_seconds() - stolen) / (took * device.usable_cores())
+    print(f"load at the end {device.state()['load_average']}, stolen by the host " + f"{stolen:.1%}" if stolen else "")
+    print(json.dumps(results | {"steal_share": stolen}))
+
+
+def planted(share: float, work: latency.Work, arguments, smallest: float) -> dict:
+    """Measurements of one planted share: how many were found, covered, and how many blocks were dropped."""
+    found = covered = dropped = blocks = 0
+    for repeat in range(arguments.repeats):
+        variant, dense = build(), build()
+        if share:
+            slow_down(variant, share)
+        figures = measure(variant, dense, work, arguments.seconds, seed=repeat)
+        verdict = stats.verdict(interval(figures), smallest)
+        found += verdict == "slower" if share else verdict != "no difference"
+        covered += figures["decode_ratio_lo"] <= 1 + share <= figures["decode_ratio_hi"]
+        dropped += figures["dropped_blocks"]
+        blocks += figures["dropped_blocks"] + figures["blocks"]
+        print(f"planted {share:4.0%}  {show(figures)}  {verdict}", flush=True)
+    print(f"planted {share:4.0%}: a difference found {found} of {arguments.repeats} times; interval holds the truth")
+    print(f"              {covered} times; {dropped} of {blocks} blocks dropped", flush=True)
+    return {"found": found, "covered": covered, "of": arguments.repeats, "dropped": dropped, "blocks": blocks}
+
+
+def show(figures: dict) -> str:
+    ratio, lo, hi = interval(figures)
+    return f"{ratio:.3f} [{lo:.3f}, {hi:.3f}]"
+
+
+if __name__ == "__main__":
+    main()
