@@ -82,18 +82,16 @@ def kept(answers: Answers) -> dict[str, np.ndarray]:
 def figures(answers: Answers, dense: dict[str, np.ndarray], wanted) -> dict:
     """The keys `robustness`, `repetition…`, `samples`, `tasks` of quality.json; dense: what `kept` gave for dense.
 
-    Raises InputError when dense was asked something else.
+    Raises InputError when a task asked dense other questions.
     """
     found = {"robustness": [], "samples": answers.samples, "tasks": []}
     if answers.bits is not None:
-        _same_questions("robustness", answers.bits, dense.get("robustness.bits"))
         kinds, strengths = wanted.robustness.kinds, wanted.robustness.strengths_percent
         found["robustness"] = robustness.rises(
             answers.bits, dense["robustness.bits"], kinds, strengths, wanted.bootstrap_draws
         )
     if answers.samples:
         mine = np.array([one["repetition"] for one in answers.samples])
-        _same_questions("samples", mine, dense.get("samples.repetition"))
         found |= samples.repetition_figures(mine, dense["samples.repetition"], wanted.bootstrap_draws)
     for task in answers.tasks:
         mark = f"tasks.{task.figures['task']}."
@@ -104,11 +102,6 @@ def figures(answers: Answers, dense: dict[str, np.ndarray], wanted) -> dict:
 
 def _cells(wanted) -> list[tuple[str, int]]:
     return robustness.cells(wanted.robustness.kinds, wanted.robustness.strengths_percent)
-
-
-def _same_questions(probe: str, mine: np.ndarray, dense: np.ndarray | None) -> None:
-    if dense is None or dense.shape != mine.shape:
-        raise InputError(f"quality.{probe}: the dense model was asked something else; run the reference stage again")
 
 
 def _plain_tokenizer(folder: Path):

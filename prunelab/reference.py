@@ -15,6 +15,8 @@ from prunelab.heads import Head
 from prunelab.quality import DenseStates
 from prunelab.windows import Windows
 
+ASKED = {"context", "max_windows", "kl_windows", "robustness", "samples", "tasks"}  # settings that must be the same
+
 
 class Reference(NamedTuple):
     facts: dict  # split, text_sha256, context, dtype: the same in every quality.json of the study
@@ -23,7 +25,8 @@ class Reference(NamedTuple):
     nll: np.ndarray  # (windows, context - 1) float32, the dense model's
     choice: np.ndarray  # (windows, context - 1) int32, the dense model's most probable tokens
     states: DenseStates
-    extra: dict[str, np.ndarray]  # further windows and dense figures, such as those of corrupted text
+    extra: dict[str, np.ndarray]  # what probes.prepare asks, and what the dense model answered (probes.kept)
+    asked: dict  # the settings it was made with, those of ASKED
 
 
 def save(path, reference: Reference) -> None:
@@ -43,7 +46,7 @@ def save(path, reference: Reference) -> None:
     for part in ("weight", "bias"):
         if (value := getattr(head, part)) is not None:
             tensors[f"dense.{part}"] = value.detach().contiguous()
-    facts = {**reference.facts, "head": {"scale": head.scale, "softcap": head.softcap}}
+    facts = {"facts": reference.facts, "asked": reference.asked, "head": {"scale": head.scale, "softcap": head.softcap}}
     with whole_file(path) as partial:
         save_file(tensors, partial, metadata={"prunelab": json.dumps(facts)})
 
@@ -52,23 +55,39 @@ def load(path) -> Reference:
     """Read what `save` wrote. Raises InputError when it is missing or broken."""
     try:
         with safe_open(path, "pt") as file:
-            facts = json.loads(file.metadata()["prunelab"])
+            about = json.loads(file.metadata()["prunelab"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; run the reference stage first (dvc repro reference)") from None
     except (SafetensorError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not a reference of this program ({error}); run the reference stage again") from None
     arrays = {name: tensor.numpy() for name, tensor in tensors.items() if not name.startswith("dense.")}
-    head = Head(tensors.get("dense.weight"), tensors.get("dense.bias"), **facts.pop("head"))
+    head = Head(tensors.get("dense.weight"), tensors.get("dense.bias"), **about["head"])
     return Reference(
-        facts,
+        about["facts"],
         Windows(arrays["tokens"], arrays["bytes"], arrays["spans"]),
         arrays["loss"],
         arrays["nll"],
         arrays["choice"],
         DenseStates(tensors["dense.hidden"], head),
         {name.removeprefix("extra."): array for name, array in arrays.items() if name.startswith("extra.")},
+        about["asked"],
     )
+
+
+def asked(wanted) -> dict:
+    """The settings (of the `quality` section `wanted`) that a reference and its variants must share."""
+    return wanted.model_dump(mode="json", include=ASKED)
+
+
+def check(reference: Reference, wanted) -> None:
+    """Raises InputError that names the setting when a reference was made with others."""
+    for key, value in asked(wanted).items():
+        if reference.asked.get(key) != value:
+            raise InputError(
+                f"quality.{key} is {value}, but the reference was made with {reference.asked.get(key)}; "
+                "run the reference stage again"
+            )
 
 
 def figures(scores: quality.Scores, dense: Reference, wanted) -> dict:

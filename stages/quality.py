@@ -31,6 +31,7 @@ def score(wanted, arguments) -> None:
     from prunelab import checkpoint, probes, quality, reference
 
     dense = reference.load(arguments.reference / "reference.safetensors")
+    reference.check(dense, wanted)
     model = quality.ready(checkpoint.load(arguments.model), dense.facts["dtype"])
     scores = quality.score(
         model,

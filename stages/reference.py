@@ -64,7 +64,9 @@ def score_all(arguments, suffix: str) -> None:
         "dtype": dtype,
     }
     extra = asked | probes.kept(answers)
-    dense = reference.Reference(facts, cut, scores.loss, scores.nll, scores.choice, scores.states, extra)
+    dense = reference.Reference(
+        facts, cut, scores.loss, scores.nll, scores.choice, scores.states, extra, reference.asked(wanted)
+    )
     (arguments.out / name).mkdir(parents=True, exist_ok=True)
     reference.save(arguments.out / name / "reference.safetensors", dense)
     # By definition, and not measured: a model does not differ from itself.
