@@ -46,7 +46,8 @@ def paired_ratio(
 
     variant, dense: shape (pairs,), the same unit of measure. Ratios are averaged as logarithms (a ratio of 2 and one of
     1/2 make 1), so "mean" is the geometric mean. Fewer than FEW pairs get the mean of logarithms and Student's t,
-    whatever the statistic: wide, and honest about it. ValueError: unequal lengths, a reading not above zero or not finite.
+    whatever the statistic: wide, and honest about it. ValueError: unequal lengths, or readings that are not finite
+    and above zero.
     """
     a, b = _checked(variant, "variant"), _checked(dense, "dense")
     if len(a) != len(b):
