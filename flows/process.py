@@ -19,7 +19,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-GRACE_SECONDS = 5.0  # between asking a command to end and killing it
+COMMAND_GRACE_SECONDS = 5.0  # for the command after it was asked to end: a flow reports its state to the server
+REST_GRACE_SECONDS = 2.0  # for what the command leaves
 REDRAW_SECONDS = 10.0  # of a progress bar that redraws itself, one state in so many seconds is passed on
 POLL_SECONDS = 0.05
 SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER of <linux/prctl.h>
@@ -163,11 +164,11 @@ def _end_tree(child: subprocess.Popen | None) -> None:
     us = psutil.Process()
     if child is not None:
         child.terminate()
-        _wait(lambda: child.poll() is None)
+        _wait(lambda: child.poll() is None, COMMAND_GRACE_SECONDS)
     for process in us.children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
             process.terminate()
-    _wait(_has_children)
+    _wait(_has_children, REST_GRACE_SECONDS)
     while _has_children():  # repeated, because a process may start another one meanwhile
         for process in us.children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -185,8 +186,8 @@ def _has_children() -> bool:
         return False
 
 
-def _wait(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + GRACE_SECONDS
+def _wait(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
     while condition() and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
 
