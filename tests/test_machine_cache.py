@@ -1,4 +1,4 @@
-"""The hardware-aware cache, proven on the real graph: dvc.yaml itself, its commands replaced by one that takes notes."""
+"""The hardware-aware cache, proven on the real graph: dvc.yaml itself, its commands replaced by a note-taker."""
 
 import os
 import shutil
