@@ -6,7 +6,7 @@ python -m stages.remove depth-25 --dense models/dense --calibration models/calib
 import argparse
 from pathlib import Path
 
-from prunelab import params, variants
+from prunelab import energy, params, variants
 from prunelab.errors import InputError, exit_cleanly
 from prunelab.methods import STRUCTURES
 
@@ -17,13 +17,19 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--dense", type=Path, required=True, help="folder of the dense model")
     parser.add_argument("--calibration", type=Path, help="folder of the calibrate stage, for methods that look at data")
     parser.add_argument("--out", type=Path, required=True, help="folder of the variant")
+    parser.add_argument("--energy", type=Path, help="JSON file that books what this stage used")
     arguments = parser.parse_args(argv)
 
     settings = params.load()
     variant = variants.parse(arguments.variant)
     if variant.method not in STRUCTURES:
         raise InputError(f"{variant.id}: no structure is called {variant.method!r}; allowed: {', '.join(STRUCTURES)}")
-    # After the settings: a misspelt key must not wait for five seconds of imports.
+    with energy.stage_meter(f"remove-{variant.id}", arguments.energy):
+        run(arguments, settings, variant)
+
+
+def run(arguments, settings, variant: variants.Variant) -> None:
+    """The work, behind the imports that cost seconds."""
     from prunelab import removal
     from prunelab.calibration import Calibration
 
