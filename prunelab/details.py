@@ -4,7 +4,7 @@ Robustness, zero-shot tasks, loss by context, time by workload, published figure
 """
 
 from prunelab import published
-from prunelab.tables import UNKNOWN, Cell, Column, Table, bounded, number, words
+from prunelab.tables import UNKNOWN, Cell, Column, Table, bounded, ends, number, words
 
 
 def _listed(study, name: str) -> dict[str, list[dict]]:
@@ -88,6 +88,37 @@ def workloads(study, variant: str) -> Table | None:
         ]
         rows.append(("", cells))
     return Table(columns, rows)
+
+
+def recovery(study) -> Table | None:
+    """Loss before and after fine-tuning of every recovered variant: on validation text, and against dense on test."""
+    rows = {row["variant"]: row for row in study.rows}
+    lines = []
+    for variant, files in study.files.items():
+        facts = files.get("sparsity", {}).get("recovery")
+        if not facts:
+            continue
+        before, after = (rows.get(name, {}) for name in (facts["from"], variant))
+        cells = [
+            words(variant),
+            number(facts["tokens"], ",d"),
+            words(facts["source"]),
+            number(facts["validation_loss_before"]),
+            number(facts["validation_loss_after"]),
+            bounded(ends(before, "loss_increase_percent")),
+            bounded(ends(after, "loss_increase_percent")),
+        ]
+        lines.append(("", cells))
+    columns = [
+        Column("variant", words=True),
+        Column("trained on", "tokens"),
+        Column("learns from", words=True),
+        Column("validation before", "nats/token"),
+        Column("validation after", "nats/token"),
+        Column("test before", "% of dense [95 %]"),
+        Column("test after", "% of dense [95 %]"),
+    ]
+    return Table(columns, lines) if lines else None
 
 
 def reproduction(study) -> tuple[str, Table, list[str]] | None:

@@ -73,8 +73,8 @@ def inline(figure: Figure, label: str) -> str:
     svg = out.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.S)
-    svg = re.sub(r'<g id="name:([^"]*)">', r"<g><title>\1</title>", svg)
-    svg = re.sub(r'<g id="[^"]*">', "<g>", svg)  # figure_1, axes_1, …: the page holds several figures
+    svg = re.sub(r'<g id="name:([^"]*)"([^>]*)>', r"<g\2><title>\1</title>", svg)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # figure_1, axes_1, …: the page holds several figures
     svg = re.sub(r"font-family: [^;\"]*", "font-family: var(--font)", svg)
     for name, (light, _) in PALETTE.items():
         svg = svg.replace(light, f"var(--{name})")

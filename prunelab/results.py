@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from prunelab.errors import InputError, exit_cleanly
 from prunelab.files import read_json, whole_file
+from prunelab.methods import STRUCTURES
 
 # The contract with everything that reads results: these names, first, in this order.
 # fmt: off
@@ -35,7 +36,6 @@ FURTHER = (
 # fmt: on
 # A name that two files use for different things.
 RENAMED = {("quality", "dtype"): "quality_dtype", ("sparsity", "seed"): "pruning_seed", ("sparsity", "rate"): None}
-MADE_BY = {"sparsity": "prune", "quality": "quality", "efficiency": "efficiency"}
 
 
 class Study(NamedTuple):
@@ -70,16 +70,17 @@ def read(settings, results, models) -> Study:
         rows.append(_row(files, identifier, base, None, None, dense, settings.seed_of(tag)))
     for variant in settings.variants():
         suffix = "-replica" if variant.seed_tag else ""
+        maker = "recover" if "-recovered" in variant.id else "remove" if variant.method in STRUCTURES else "prune"
+        places = {"sparsity": (models, maker), "quality": (results, "quality"), "efficiency": (results, "efficiency")}
         files[variant.id] = {
-            name: _required(folder / variant.id / f"{name}.json", f"{MADE_BY[name]}{suffix}@{variant.id}")
-            for name, folder in (("sparsity", models), ("quality", results), ("efficiency", results))
+            name: _required(folder / variant.id / f"{name}.json", f"{stage}{suffix}@{variant.id}")
+            for name, (folder, stage) in places.items()
         }
         allocation = files[variant.id]["sparsity"].get("allocation") or variant.allocation
         seed = settings.seed_of(variant.seed_tag)
-        method = f"{variant.method}-{variant.allocation}" if variant.allocation else variant.method
-        rows.append(_row(files, variant.id, method, variant.rate, allocation, variant.dense, seed))
+        rows.append(_row(files, variant.id, _method(variant), variant.rate, allocation, variant.dense, seed))
     device = results / "device.json"
-    bills = _bills(results / "energy", files)
+    bills = _bills(results / "energy", files, settings.replicas)
     return Study(settings, rows, files, read_json(device) if device.exists() else None, bills, results, models)
 
 
@@ -98,14 +99,21 @@ def _reference(identifier: str) -> tuple[str, str | None]:
     return match[1], match[2]
 
 
+def _method(variant) -> str:
+    """The id without rate and seed: `magnitude-global-50-s2` → `magnitude-global`, `depth-25-recovered` →
+    `depth-recovered`. Everything that makes a variant another kind of thing stays in its name."""
+    kind = re.sub(rf"-{variant.rate}(?=-|$)", "", variant.id, count=1)
+    return kind.removesuffix(f"-{variant.seed_tag}") if variant.seed_tag else kind
+
+
 def _row(files: dict, identifier: str, method: str, rate: str | None, allocation, dense: str, seed: int) -> dict:
     """One row: every plain value of the variant's files under its name, and what follows from dense."""
     row = dict.fromkeys((*COLUMNS, *FURTHER))
     for name, content in files[identifier].items():
         for key, value in content.items():
             key = RENAMED.get((name, key), key)
-            if key and (value is None or isinstance(value, str | int | float)):
-                row[key] = value if value is not None else row.get(key)
+            if key and isinstance(value, str | int | float):
+                row[key] = value
     row |= {"variant": identifier, "method": method, "rate": rate, "seed": seed, "allocation": allocation}
     row["dense"] = dense
     base = files[dense]
@@ -124,14 +132,11 @@ def _row(files: dict, identifier: str, method: str, rate: str | None, allocation
     return row
 
 
-def _bills(folder: Path, files: dict) -> dict[str, dict]:
-    """The energy that stages booked. Bills of variants that are no longer in the study are not this study's."""
-    found = {}
-    for path in sorted(folder.glob("*.json")):
-        named = re.search(r"(?<![a-z])[a-z][a-z-]*-(?:\d+|sigma\d+|\d+of\d+)(?:-s\d+)?$", path.stem)
-        if named is None or any(path.stem.endswith(identifier) for identifier in files):
-            found[path.stem] = read_json(path)
-    return found
+def _bills(folder: Path, files: dict, tags: list[str]) -> dict[str, dict]:
+    """What stages booked, by `<stage>` or `<stage>-<variant or seed>`. The bills of variants and seeds that are no
+    longer in the study are not this study's."""
+    whose = {path: path.stem.partition("-")[2] for path in sorted(folder.glob("*.json"))}
+    return {path.stem: read_json(path) for path, name in whose.items() if not name or name in files or name in tags}
 
 
 def columns(rows: list[dict]) -> list[str]:
@@ -179,7 +184,7 @@ def describe(row: dict, estimated: bool) -> list[str]:
 
 HEADER = [
     "variant",
-    "zeros %",
+    "removed %",
     "loss nats",
     "loss vs dense % [95 %]",
     "stored MB",

@@ -57,7 +57,7 @@ def ends(row: dict, key: str) -> tuple:
 
 RESULTS = [
     Column("variant", words=True),
-    Column("zeros", "% of prunable"),
+    Column("removed", "% of prunable"),
     Column("loss", "nats/token"),
     Column("against dense", "% [95 %]"),
     Column("stored", "MB"),
@@ -71,7 +71,7 @@ RESULTS = [
     Column("decode", "ms/token"),
     Column("peak memory", "MB"),
     Column("decode energy", "J/token"),
-    Column("zeros", "% of all"),
+    Column("removed", "% of all"),
     Column("non-zero", "M parameters"),
     Column("MACs", "M/token"),
 ]
@@ -147,7 +147,7 @@ def over_seeds(found: list[verdict.Group]) -> Table | None:
         Column("method", words=True),
         Column("rate", words=True),
         Column("seeds"),
-        Column("zeros", "% of prunable"),
+        Column("removed", "% of prunable"),
         Column("loss", "nats/token [95 %]"),
         Column("against dense", "% [95 %]"),
     ]

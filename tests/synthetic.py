@@ -16,12 +16,14 @@ from prunelab import params
 COST = {"random": 10.0, "magnitude": 1.0, "average-magnitude": 0.9, "systematic": 0.5, "systematic-average": 0.45}
 DENSE_LOSS, DENSE_BYTES, PARAMETERS, PRUNABLE, WINDOWS = 1.55, 3_300_000, 820_000, 790_000, 400
 HASH = "ab" * 32
+ROOT = Path(__file__).parent.parent
+TWO_METHODS = {"methods": ["magnitude", "systematic"], "rates": [50, 60, 80]}
 
 
 def settings(folder: Path, **changes) -> params.Settings:
     """The repository's params.yaml, with `changes` such as `replicas=["s2"]` or `prune={"rates": [50]}`."""
     yaml = YAML(typ="safe", pure=True)
-    content = yaml.load(Path(__file__).parent.parent / "params.yaml")
+    content = yaml.load(ROOT / "params.yaml")
     for key, value in changes.items():
         content[key] = content[key] | value if isinstance(value, dict) else value
     folder.mkdir(parents=True, exist_ok=True)
@@ -67,7 +69,8 @@ def write(folder: Path, study: params.Settings) -> tuple[Path, Path]:
                 "tokens": WINDOWS * 63, "bytes": WINDOWS * 64, "loss": float(losses.mean()),
                 "perplexity": math.exp(losses.mean()), "bits_per_byte": float(losses.mean()) / math.log(2),
                 "loss_diff": difference, "loss_diff_lo": difference - half, "loss_diff_hi": difference + half,
-                "kl_to_dense": max(0.0, 0.8 * excess), "top1_agreement": min(1.0, max(0.05, 1 - excess)), "dtype": "float32",
+                "kl_to_dense": max(0.0, 0.8 * excess), "top1_agreement": min(1.0, max(0.05, 1 - excess)),
+                "dtype": "float32",
             },
         )  # fmt: skip
         name = "reference" if spread == 0 else "windows"
