@@ -82,6 +82,12 @@ def steal_seconds(root: Path = Path("/")) -> float | None:
     return int(fields[8]) / os.sysconf("SC_CLK_TCK")
 
 
+def waiting_seconds(root: Path = Path("/")) -> float | None:
+    """Seconds, summed over this process's threads, in which they wanted to run and others had the core."""
+    tasks = [text.split() for p in (root / "proc/self/task").glob("*/schedstat") if (text := _text(p))]
+    return sum(int(task[1]) for task in tasks) / 1e9 if tasks else None
+
+
 @contextlib.contextmanager
 def alone(folder=None):
     """Hold the machine-wide right to measure; a second measuring process waits here instead of spoiling both.

@@ -121,7 +121,8 @@ def interleave(models: dict, ids: torch.Tensor, work: Work, seconds: float, seed
     """Blocks of passes for `seconds`, at least MIN_BLOCKS; models: {"variant": model, "dense": model}.
 
     One row a pass: the work, `block`, `position` (0..3), `arm`, the two readings, and of its block `dropped`,
-    `switches` (involuntary, of this process), `steal_s` (of the machine, None where unknown) and `block_s`.
+    `waited_s` (for a core that others had), `steal_s` (taken by the host; both None where the system does not tell),
+    `switches` (involuntary, of this process) and `block_s`.
     """
     generator = np.random.default_rng(seed)
     rows: list[dict] = []
@@ -145,19 +146,23 @@ def interleave(models: dict, ids: torch.Tensor, work: Work, seconds: float, seed
     return rows
 
 
-def disturbed(switches: int, steal_s: float | None, block_s: float) -> bool:
-    """Was a block of `block_s` seconds disturbed? Fixed before any measuring; looks at no timing.
+def disturbed(waited_s: float | None, steal_s: float | None, switches: int, block_s: float) -> bool:
+    """Was a block of `block_s` seconds disturbed? Fixed before any measuring; looks at no reading.
 
-    More than 4 involuntary context switches and 40 a second (an idle machine has a few housekeeping ones), or more
-    than 2 % of the machine's time stolen by its host and more than one tick of that clock (10 ms).
+    Yes, when its threads waited more than 2 % of it for a core that other processes had, or the host took more than 2 %
+    of the cores' time (and more than one tick of that clock, 10 ms). A system that does not tell the waiting is judged
+    by involuntary context switches: more than 4, and more than 40 a second.
     """
-    if switches > 4 and switches > 40 * block_s:
-        return True
-    return steal_s is not None and steal_s > 0.015 and steal_s > 0.02 * block_s * device.usable_cores()
+    if waited_s is None:
+        others = switches > 4 and switches > 40 * block_s
+    else:
+        others = waited_s > 0.02 * block_s
+    return others or (steal_s is not None and steal_s > 0.015 and steal_s > 0.02 * block_s * device.usable_cores())
 
 
 def _disturbance() -> dict:
     return {
+        "waited_s": device.waiting_seconds(),
         "switches": resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw,
         "steal_s": device.steal_seconds(),
         "block_s": time.perf_counter(),

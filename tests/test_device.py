@@ -85,6 +85,14 @@ def test_the_state_is_read_where_the_machine_tells_it_and_none_elsewhere(machine
     assert device.steal_seconds(machine / "nowhere") is None
 
 
+def test_waiting_for_a_core_is_summed_over_the_threads(machine):
+    for thread, waited in (("11", 2_000_000_000), ("12", 500_000_000)):
+        (machine / "proc/self/task" / thread).mkdir(parents=True)
+        (machine / "proc/self/task" / thread / "schedstat").write_text(f"77 {waited} 3\n")
+    assert device.waiting_seconds(machine) == 2.5
+    assert device.waiting_seconds(machine / "nowhere") is None
+
+
 @pytest.fixture
 def gpu_tool(tmp_path, monkeypatch):
     """Puts an nvidia-smi of two GPUs on PATH; returns its script so that a test can break it."""

@@ -149,23 +149,27 @@ def test_when_nearly_all_blocks_are_disturbed_all_count_and_the_session_is_not_q
 
 
 @pytest.mark.parametrize(
-    ("switches", "steal_s", "block_s", "dropped"),
+    ("waited_s", "steal_s", "switches", "block_s", "dropped"),
     [
-        (0, 0.0, 0.1, False),
-        (4, 0.0, 0.01, False),  # housekeeping of the kernel
-        (5, 0.0, 0.1, True),
-        (30, 0.0, 1.0, False),
-        (41, 0.0, 1.0, True),
-        (0, 0.01, 0.05, False),  # one tick of that clock
-        (0, 0.02, 0.1, True),
-        (0, 0.03, 1.0, False),
-        (0, 0.05, 1.0, True),
-        (0, None, 1.0, False),
+        (0.0, 0.0, 99, 0.1, False),  # switches count only where the waiting is unknown
+        (0.0019, 0.0, 0, 0.1, False),
+        (0.0021, 0.0, 0, 0.1, True),
+        (None, 0.0, 4, 0.01, False),  # housekeeping of the kernel
+        (None, 0.0, 5, 0.1, True),
+        (None, 0.0, 30, 1.0, False),
+        (None, None, 41, 1.0, True),
+        (0.0, 0.01, 0, 0.05, False),  # one tick of that clock
+        (0.0, 0.02, 0, 0.1, True),
+        (0.0, 0.03, 0, 1.0, False),
+        (0.0, 0.05, 0, 1.0, True),
+        (0.0, None, 0, 1.0, False),
     ],
 )
-def test_the_rule_for_disturbed_blocks_is_the_one_that_is_documented(monkeypatch, switches, steal_s, block_s, dropped):
+def test_the_rule_for_disturbed_blocks_is_the_documented_one(
+    monkeypatch, waited_s, steal_s, switches, block_s, dropped
+):
     monkeypatch.setattr(latency.device, "usable_cores", lambda: 2)
-    assert latency.disturbed(switches, steal_s, block_s) is dropped
+    assert latency.disturbed(waited_s, steal_s, switches, block_s) is dropped
 
 
 def test_models_without_a_choice_of_logits_are_served_as_well():
