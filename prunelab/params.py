@@ -187,6 +187,19 @@ def _structured(identifier: str) -> str:
 class StructureSection(Section):
     variants: Annotated[list[Annotated[str, AfterValidator(_structured)]], AfterValidator(_distinct)]
     round_to: Count
+    floor: Annotated[list[str], Field(max_length=1)]
+
+
+class Recover(Section):
+    variants: Annotated[list[str], AfterValidator(_distinct)]
+    tokens: Count
+    source: Literal["data", "teacher"]
+    parameters: Literal["full", "lora"]
+    lora_rank: Count
+    learning_rate: Positive
+    weight_decay: Annotated[float, Field(ge=0)]
+    batch_size: Count
+    validation_windows: Count
 
 
 class Robustness(Section):
@@ -232,6 +245,15 @@ class Efficiency(Section):
     unreliable_above_percent: Positive
 
 
+class Runtimes(Section):
+    rows: Annotated[list[Literal["int8"]], AfterValidator(_distinct)]
+    variants: Annotated[list[str], AfterValidator(_distinct)]
+    names: Annotated[
+        list[Literal["compile", "int8", "int8-compile", "semi-structured", "onnx"]], AfterValidator(_distinct)
+    ]
+    seconds: Positive
+
+
 class Energy(Section):
     seconds: Positive
     window_seconds: Positive
@@ -247,6 +269,12 @@ class Report(Section):
     sharp_rise_percent: Positive
 
 
+class Export(Section):
+    variant: str | None
+    max_loss_increase_percent: Positive | None
+    onnx: bool
+
+
 class Settings(Section):
     study: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
     seed: Annotated[int, Field(ge=0, strict=True)]
@@ -256,10 +284,13 @@ class Settings(Section):
     calibrate: Calibrate | None
     prune: Prune
     structure: StructureSection
+    recover: Recover
     quality: Quality
     efficiency: Efficiency
+    runtimes: Runtimes
     energy: Energy
     report: Report
+    export: Export
 
     @model_validator(mode="after")
     def _has_history(self):
@@ -283,23 +314,40 @@ class Settings(Section):
                 raise ValueError(f"calibrate: {needing[0]} looks at calibration text; fill this section in")
         return self
 
+    @model_validator(mode="after")
+    def _names_its_own_variants(self):
+        recovered = [f"{identifier}-{variants.RECOVERED}" for identifier in self.recover.variants]
+        own = [variant.id for variant in self.variants() if not variant.seed_tag and variant.id not in recovered]
+        rows = [*self.references(), *own, *recovered]
+        lists = {
+            "recover.variants": (self.recover.variants, own),
+            "structure.floor": (self.structure.floor, self.structure.variants),
+            "runtimes.variants": (self.runtimes.variants, rows),
+            "export.variant": ([self.export.variant] if self.export.variant else [], rows),
+        }
+        for key, (named, known) in lists.items():
+            for identifier in named:
+                if identifier not in known:
+                    raise ValueError(f"{key}: {identifier!r} is not in this study{_nearest(identifier, known)}")
+        if self.structure.floor and self.train.start != "random":
+            raise ValueError("structure.floor: is trained from scratch, which train.start: fetched is not; set []")
+        return self
+
     def variants(self) -> list[variants.Variant]:
-        """Every pruned variant of the study, in the order of params.yaml."""
+        """Every pruned variant of the study, in the order of params.yaml; recovered ones last."""
         found = []
         for tag in (None, *self.replicas):
             found += [variants.make(method, rate, tag) for method in self.prune.methods for rate in self.prune.rates]
             listed = [variants.parse(identifier) for identifier in self.structure.variants]
             found += [variants.make(variant.method, variant.rate, tag) for variant in listed]
+            found += [variants.recovered(variants.parse(identifier), tag) for identifier in self.recover.variants]
         return found
 
     def references(self) -> list[str]:
-        """The ids of the unpruned rows: dense and its controls, for every seed."""
+        """The ids of the unpruned rows: dense, its controls, its floor and its quantised self, for every seed."""
         suffixes = ["", *(f"-{tag}" for tag in self.replicas)]
-        return [
-            f"{name}{suffix}"
-            for suffix in suffixes
-            for name in ("dense", *(f"dense-{control}" for control in self.prune.controls))
-        ]
+        others = [*self.prune.controls, *(["small"] if self.structure.floor else []), *self.runtimes.rows]
+        return [f"{name}{suffix}" for suffix in suffixes for name in ("dense", *(f"dense-{other}" for other in others))]
 
     def seed_of(self, tag: str | None) -> int:
         """The number behind a replica's tag: `s2` → 2; without a tag the study's own seed."""

@@ -17,6 +17,8 @@ ALLOCATIONS = {
     "owl": "per-block shares by outlier count (arXiv 2310.05175)",
 }
 
+RECOVERED = "recovered"
+
 
 class Rate(NamedTuple):
     """What one rate token asks for; exactly one of the three is set."""
@@ -79,6 +81,13 @@ def make(method: str, rate, seed_tag: str | None = None) -> Variant:
     base, allocation = split_method(method)
     suffix = f"-{seed_tag}" if seed_tag else ""
     return Variant(f"{method}-{rate}{suffix}", base, allocation, str(rate), seed_tag, f"dense{suffix}")
+
+
+def recovered(variant: Variant, seed_tag: str | None = None) -> Variant:
+    """What fine-tuning makes of `variant`: `mlp-width-50` → `mlp-width-50-recovered[-s2]`, a method of its own."""
+    suffix = f"-{seed_tag}" if seed_tag else ""
+    identifier, method = f"{variant.id}-{RECOVERED}{suffix}", f"{variant.method}-{RECOVERED}"
+    return Variant(identifier, method, variant.allocation, variant.rate, seed_tag, f"dense{suffix}")
 
 
 def parse(identifier: str) -> Variant:
