@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 from accelerate import init_empty_weights
 from torch import nn
+from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from prunelab import models
@@ -119,20 +120,27 @@ class BlockModel:
         names = [*self._outside, *(self._head if head else [])]
         self._fill(names)
         if head:
-            self._tie_head()
+            self._complete_head()
         try:
             yield
         finally:
             self._empty(names)
 
-    def _tie_head(self) -> None:
-        """Give an output layer that no file holds the weights it shares with the input embeddings."""
+    def _complete_head(self) -> None:
+        """Find the weights of an output layer that the files do not hold under its name."""
         module = self.model.get_output_embeddings()
         if module is None or not module.weight.is_meta:
             return
-        if not self.config.get_text_config().tie_word_embeddings:
+        if self.config.get_text_config().tie_word_embeddings:
+            module.weight = self.model.get_input_embeddings().weight
+            return
+        # Some files keep an older name (GPT-NeoX: embed_out). It is the one tensor of that shape that nobody claims.
+        tensors, known = Tensors(self.weights), set(self.model.state_dict())
+        unclaimed = [n for n in tensors.names() if n not in known and tensors[n].shape == module.weight.shape]
+        if len(unclaimed) != 1:
             raise InputError(f"{self.weights}: no tensor {self._head[0]} (the output layer) in its safetensors")
-        module.weight = self.model.get_input_embeddings().weight
+        weight = tensors[unclaimed[0]].to(self.device, self.dtype)
+        module.weight = nn.Parameter(weight, requires_grad=False)
 
     def linears(self, index: int) -> dict[str, nn.Module]:
         """The linear layers of block `index`, by the name of their weight in the files."""
@@ -195,6 +203,13 @@ class BlockModel:
         args, kwargs = self._calls[len(hidden)][index]
         out = self.blocks[index](hidden.to(self.device), *args, **kwargs)
         return out if self._extra is None else out[0]
+
+
+def progress(model: BlockModel, what: str, backwards: bool = False):
+    """The numbers of the model's blocks, with a progress bar on a terminal."""
+    numbers = range(len(model.blocks))
+    # Not reversed(tqdm(...)): a bar that is switched off then counts forwards.
+    return tqdm(numbers[::-1] if backwards else numbers, desc=what, unit="block", disable=None)
 
 
 def _equal(one, other) -> bool:

@@ -30,6 +30,18 @@ NORMS = "norms.safetensors"
 LEADERS = "hessians.json"
 
 
+def text_of(data) -> tuple[str, str]:
+    """The text that models are calibrated on, of what the stage fetch left in `data`, and its name.
+
+    `calibration` where the study fetches a text for that, else `train`: never what quality is measured on.
+    """
+    own, train = Path(data) / "calibration" / "text.txt", Path(data) / "text" / "train.txt"
+    path, name = (own, "calibration") if own.exists() else (train, "train")
+    if not path.exists():
+        raise InputError(f"{path}: no such file; run the stage fetch")
+    return path.read_text(encoding="utf-8"), name
+
+
 def draw(tokens: torch.Tensor, samples: int, length: int, seed: int) -> torch.Tensor:
     """`samples` crops of `length` tokens from `tokens` (n,), from distinct seeded places: (samples, length) int64.
 
@@ -50,12 +62,13 @@ def digest(samples: torch.Tensor) -> str:
     return hashlib.sha256(samples.to(torch.int32).numpy().astype("<i4").tobytes()).hexdigest()
 
 
-def write(folder, samples: torch.Tensor, facts: dict) -> None:
-    """Write `samples` (samples, length) and what must be said about them, their hash included."""
-    samples = samples.to(torch.int32)
-    save_file({"tokens": samples}, Path(folder) / SAMPLES)
+def write(folder, samples: torch.Tensor, facts: dict) -> dict:
+    """Write `samples` (samples, length) and what must be said about them; returns that, their hash included."""
     count, length = samples.shape
-    write_json(Path(folder) / FACTS, {"hash": digest(samples), "samples": count, "length_tokens": length, **facts})
+    facts = {"hash": digest(samples), "samples": count, "length_tokens": length, **facts}
+    save_file({"tokens": samples.to(torch.int32)}, Path(folder) / SAMPLES)
+    write_json(Path(folder) / FACTS, facts)
+    return facts
 
 
 def needed(settings) -> set[str]:
@@ -84,6 +97,10 @@ class Calibration:
 
     def samples(self) -> torch.Tensor:
         """(samples, length) int64 token ids."""
+        if not (self.folder / SAMPLES).exists():
+            raise InputError(
+                f"{self.folder}: holds no samples; fill in calibrate in params.yaml (dvc repro)"
+            )
         return load_file(self.folder / SAMPLES)["tokens"].long()
 
     def statistic(self, name: str, kind: str) -> torch.Tensor:

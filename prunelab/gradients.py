@@ -10,10 +10,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from prunelab.blocks import BlockModel
+from prunelab.blocks import BlockModel, progress
 from prunelab.errors import InputError
 from prunelab.hidden import HiddenStates
-from prunelab.streaming import progress
 
 
 def write(model: BlockModel, names: set[str], samples: torch.Tensor, out, disk=None) -> None:
@@ -25,7 +24,7 @@ def write(model: BlockModel, names: set[str], samples: torch.Tensor, out, disk=N
     """
     before = _forward(model, samples, disk)
     gradients = _of_loss(model, samples, before.pop(), disk)
-    for index in reversed(progress(model, "differentiating")):
+    for index in progress(model, "differentiating", backwards=True):
         states = before.pop()
         with model.loaded(index):
             weights = {name: module.weight for name, module in model.linears(index).items() if name in names}

@@ -14,6 +14,11 @@ class Method(NamedTuple):
     needs: Literal["norms", "hessians", "gradients"] | None = None  # what calibration.py must have seen
 
     @property
+    def runs_model(self) -> bool:
+        """Whether it can look at every block behind pruned ones; gradients are those of the dense model's loss."""
+        return self.needs in ("norms", "hessians")
+
+    @property
     def needs_training(self) -> bool:
         """Whether it looks at how the weights evolved, which only a model trained here can tell."""
         return self.score == "history" or self.keep == "average"

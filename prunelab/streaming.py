@@ -4,20 +4,66 @@ Two ways from block to block: `observe` runs the dense model once and leaves sta
 rate; `decide_by_blocks` prunes as published: block b is observed, pruned, run again, and b+1 sees what came out of it.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import nn
-from tqdm import tqdm
+from transformers import AutoTokenizer
 
-from prunelab import calibration, decisions, scores
-from prunelab.blocks import BlockModel
+from prunelab import calibration, decisions, gradients, models, scores
+from prunelab.blocks import BlockModel, progress
 from prunelab.decisions import Decision
+from prunelab.errors import InputError
 from prunelab.files import write_json
 from prunelab.methods import METHODS
 from prunelab.observer import watching
+from prunelab.pruning import tensors_in_scope
+
+
+def calibrate(settings, dense, data, out, seed: int) -> dict:
+    """Draw the samples of `settings.calibrate` and take the statistics that the study's methods read; returns facts.
+
+    `dense` is the dense model's folder, `data` what the stage fetch wrote, `out` an existing empty folder.
+    Raises InputError for a text that is too short and for samples longer than the model's context.
+    """
+    wanted = settings.calibrate
+    model = block_model(settings, dense)
+    limit = models.context_length(model.config)
+    if limit and wanted.length > limit:
+        raise InputError(f"calibrate.length: {wanted.length} exceeds the model's {limit} positions")
+    text, source = calibration.text_of(data)
+    tokens = AutoTokenizer.from_pretrained(dense)(text, add_special_tokens=False, verbose=False)["input_ids"]
+    samples = calibration.draw(torch.tensor(tokens), wanted.samples, wanted.length, seed)
+    needed = calibration.needed(settings)
+    facts = {
+        "source": source,
+        "text_sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "seed": seed,
+        "propagate": wanted.propagate,
+        "precision": str(model.dtype).removeprefix("torch."),
+        "statistics": sorted(needed),
+    }
+    names = {tensor["name"] for tensor in tensors_in_scope(dense, settings.prune.scope)}
+    disk = out if wanted.hidden_states == "disk" else None
+    if needed & {"norms", "hessians"}:
+        observe(model, names, samples, batch_of(wanted), "hessians" in needed, out, disk)
+    if "gradients" in needed:
+        gradients.write(model, names, samples, out, disk)
+    return calibration.write(out, samples, facts)
+
+
+def block_model(settings, dense) -> BlockModel:
+    """The dense model of a study, with the weights that it prunes."""
+    best = Path(dense) / "best" if settings.prune.checkpoint == "best" else None
+    return BlockModel(dense, best, settings.calibrate.precision)
+
+
+def batch_of(wanted) -> int:
+    """How many samples run at a time, of the settings `calibrate`."""
+    return max(1, wanted.batch_tokens // wanted.length)
 
 
 @torch.no_grad()
@@ -48,6 +94,13 @@ def observe(model: BlockModel, names: set[str], samples: torch.Tensor, batch: in
     save_file(norms, out / calibration.NORMS)
     if hessians:
         write_json(out / calibration.LEADERS, leaders)
+
+
+def decide_for(settings, plan, dense, seen: calibration.Calibration, disk) -> Callable:
+    """`decide_by_blocks` as the settings of a study ask for it; `disk`: folder for hidden states that go there."""
+    wanted = settings.calibrate
+    disk = disk if wanted.hidden_states == "disk" else None
+    return decide_by_blocks(plan, block_model(settings, dense), seen.samples(), batch_of(wanted), disk)
 
 
 def decide_by_blocks(plan, model: BlockModel, samples: torch.Tensor, batch: int, disk=None) -> Callable:
@@ -96,8 +149,3 @@ def _decide_by_score(plan, tensor: dict, weight: torch.Tensor, observer, samples
 
 def _chosen(model: BlockModel, index: int, names: set[str]) -> dict[str, nn.Module]:
     return {name: module for name, module in model.linears(index).items() if name in names}
-
-
-def progress(model: BlockModel, what: str):
-    """The numbers of the model's blocks, with a progress bar on a terminal."""
-    return tqdm(range(len(model.blocks)), desc=what, unit="block", disable=None)

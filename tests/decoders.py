@@ -55,3 +55,6 @@ def dense_folder(path, architecture: str) -> Path:
 def samples(count: int = 6, length: int = 32, seed: int = 0) -> torch.Tensor:
     """(count, length) random token ids."""
     return torch.randint(0, VOCABULARY, (count, length), generator=torch.Generator().manual_seed(seed))
+
+
+REAL = Path(__file__).parents[2] / "shared" / "data" / "stories260K-hf"  # a trained Llama of 260 K parameters

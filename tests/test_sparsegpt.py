@@ -4,41 +4,7 @@ import pytest
 import torch
 
 from prunelab import sparsegpt
-
-
-def plain(weight, hessian, sparsity=None, n_of_m=None, width=128):
-    """The published steps, one column at a time, in float64, with H⁻¹ and its factor formed as written."""
-    weight, hessian = weight.double().clone(), hessian.double().clone()
-    size = len(hessian)
-    dead = hessian.diagonal() == 0
-    hessian[dead, dead] = 1
-    weight[:, dead] = 0
-    hessian += 0.01 * hessian.diagonal().mean() * torch.eye(size, dtype=torch.float64)
-    upper = torch.linalg.cholesky(torch.linalg.inv(hessian), upper=True)
-    keep = torch.ones_like(weight, dtype=torch.bool)
-    for start in range(0, size, width):
-        stop = min(start + width, size)
-        errors = torch.zeros(len(weight), stop - start, dtype=torch.float64)
-        if sparsity is not None:
-            scores = weight[:, start:stop] ** 2 / upper.diagonal()[start:stop] ** 2
-            count = round(sparsity * scores.numel())
-            order = scores.flatten().argsort(stable=True)[:count]
-            block = torch.ones(scores.numel(), dtype=torch.bool)
-            block[order] = False
-            keep[:, start:stop] = block.view(scores.shape)
-        for j in range(start, stop):
-            if n_of_m and (j - start) % n_of_m[1] == 0:
-                group = slice(j, j + n_of_m[1])
-                scores = weight[:, group] ** 2 / upper.diagonal()[group] ** 2
-                for row in range(len(weight)):
-                    keep[row, j + scores[row].argsort(stable=True)[: n_of_m[0]]] = False
-            kept = weight[:, j] * keep[:, j]
-            error = (weight[:, j] - kept) / upper[j, j]
-            weight[:, j:stop] -= torch.outer(error, upper[j, j:stop])
-            weight[:, j] = kept
-            errors[:, j - start] = error
-        weight[:, stop:] -= errors @ upper[start:stop, stop:]
-    return weight, keep
+from tests.plain import sparsegpt as plain
 
 
 def inputs(samples, width, seed=0):

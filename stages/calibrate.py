@@ -1,0 +1,48 @@
+"""Draw the calibration text, and see what it does inside the dense model as far as the study's methods ask for it.
+
+    python -m stages.calibrate --dense models/dense --data data/fetched --out models/calibration
+
+One run serves every method and rate (`calibrate.propagate: dense`) or leaves the samples alone, on which each variant
+is then pruned block by block (`pruned`).
+"""
+
+import argparse
+from pathlib import Path
+
+from prunelab import energy, params
+from prunelab.errors import exit_cleanly
+from prunelab.files import whole_directory, write_json
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m stages.calibrate", description=__doc__.partition("\n")[0])
+    parser.add_argument("--dense", type=Path, required=True, help="folder of the dense model")
+    parser.add_argument("--data", type=Path, required=True, help="folder that the stage fetch wrote")
+    parser.add_argument("--out", type=Path, required=True, help="folder of samples and statistics")
+    parser.add_argument("--seed", help="a replica's tag, such as s2; without it calibrate.seed")
+    parser.add_argument("--energy", type=Path, help="JSON file that books what this stage used")
+    arguments = parser.parse_args(argv)
+
+    settings = params.load()
+    name = f"calibrate-{arguments.seed}" if arguments.seed else "calibrate"
+    with energy.stage_meter(
+        name, arguments.energy, long=settings.calibrate is not None, country=settings.energy.country
+    ):
+        with whole_directory(arguments.out) as partial:
+            if settings.calibrate is None:
+                write_json(partial / "calibration.json", {"hash": None})
+                print("calibrate: null, so nothing is shown to the model")
+                return
+            # After the settings: a misspelt key must not wait for five seconds of imports.
+            from prunelab import streaming
+
+            seed = settings.seed_of(arguments.seed) if arguments.seed else settings.calibrate.seed
+            facts = streaming.calibrate(settings, arguments.dense, arguments.data, partial, seed)
+    print(
+        f"{facts['samples']} x {facts['length_tokens']} tokens of the {facts['source']} text, seed {facts['seed']}, "
+        f"hash {facts['hash'][:12]}; statistics of the dense model: {', '.join(facts['statistics']) or 'none'}"
+    )
+
+
+if __name__ == "__main__":
+    exit_cleanly(main)
