@@ -8,6 +8,7 @@ Dense beside a second copy of itself is the A/A test of the session. What its in
 variant of the session may claim: its `smallest_effect` enters every verdict.
 """
 
+import time
 from pathlib import Path
 
 import torch
@@ -44,7 +45,8 @@ def measure(folder: Path, dense: Path, wanted, power, seed: int, session: dict |
         **peaks,
     }
     meter = meter.ready()
-    before, idle = device.state(), [joules.idle(meter, power.idle_seconds)]
+    before, steal, began = device.state(), device.steal_seconds(), time.perf_counter()
+    idle = [joules.idle(meter, power.idle_seconds)]
     timings, rows = [], []
     for work in works:
         # The headline gets half of the time, the others share the rest.
@@ -61,7 +63,9 @@ def measure(folder: Path, dense: Path, wanted, power, seed: int, session: dict |
     rows += [{"kind": "idle", "position": place, **window._asdict()} for place, window in enumerate(idle)]
     figures |= timing_figures(timings, session, wanted.unreliable_above_percent)
     figures |= energy_figures(windows, idle, meter.provenance, power, session)
-    return figures | {"state_before": before, "state_after": device.state()}, rows
+    if steal is not None:
+        steal = (device.steal_seconds() - steal) / (time.perf_counter() - began) / device.usable_cores()
+    return figures | {"steal_share": steal, "state_before": before, "state_after": device.state()}, rows
 
 
 def stored_bytes(folder: Path) -> int:
