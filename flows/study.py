@@ -10,6 +10,7 @@ flow from prefect.yaml (docs/workers.md).
 import argparse
 import collections
 import csv
+import os
 import queue
 import sys
 import time
@@ -178,6 +179,8 @@ def main(argv: list[str] | None = None) -> None:
     with workspace.alone():
         workspace.choose(arguments.study)  # a mistake is told at once, not after Prefect has started
     # Where no server's address is set, Prefect starts one for us; the supervisor ends that too, whatever happens.
+    # Its 20 s of patience with it are not enough beside a busy neighbour.
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
     again = [sys.executable, "-m", "flows.study", "--supervised", *(argv if argv is not None else sys.argv[1:])]
     process.leave_in_order()
     try:

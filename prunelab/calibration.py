@@ -22,7 +22,7 @@ from prunelab import variants
 from prunelab.checkpoint import Tensors
 from prunelab.errors import InputError
 from prunelab.files import read_json, write_json
-from prunelab.methods import METHODS
+from prunelab.methods import METHODS, allocation_of
 
 FACTS = "calibration.json"
 SAMPLES = "samples.safetensors"
@@ -76,7 +76,7 @@ def needed(settings) -> set[str]:
     found = set()
     for name in settings.prune.methods:
         base, own = variants.split_method(name)
-        needs, allocation = METHODS[base].needs, own or settings.prune.allocation
+        needs, allocation = METHODS[base].needs, allocation_of(base, own, settings.prune.allocation)
         if needs == "gradients" or (needs and settings.calibrate.propagate == "dense"):
             found.add(needs)
         # Shares are found on the dense model, also where the blocks are then pruned one after the other.
@@ -98,9 +98,7 @@ class Calibration:
     def samples(self) -> torch.Tensor:
         """(samples, length) int64 token ids."""
         if not (self.folder / SAMPLES).exists():
-            raise InputError(
-                f"{self.folder}: holds no samples; fill in calibrate in params.yaml (dvc repro)"
-            )
+            raise InputError(f"{self.folder}: holds no samples; fill in calibrate in params.yaml (dvc repro)")
         return load_file(self.folder / SAMPLES)["tokens"].long()
 
     def statistic(self, name: str, kind: str) -> torch.Tensor:

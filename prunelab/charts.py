@@ -139,6 +139,11 @@ def tradeoffs(rows: list[dict], dense: dict, ceiling_percent: float) -> Figure |
             modelled = cost == "decode_j_per_token" and any(row["energy_estimated"] for row in pruned)
             axes.set_ylim(lowest - 0.09 * (ceiling - lowest), ceiling + 0.02 * (ceiling - lowest))
             _costs(axes, pruned, dense, cost, scale, ceiling, None if modelled else style)
+            for row in verdict.alternatives(rows):
+                if row[cost] is not None:
+                    at = row[cost] * scale, min(row["loss"], ceiling)
+                    axes.plot(*at, marker="*", markersize=10, color=LIGHT["ink"], markerfacecolor="none")
+                    axes.annotate(row["variant"], at, (8, -4), textcoords="offset points", fontsize=10.5)
             axes.set_title(f"{title} (estimated: time × modelled power)" if modelled else title)
             axes.set_xlabel(f"{label}, estimated" if modelled else label)
             axes.locator_params(axis="x", nbins=5)

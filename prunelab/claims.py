@@ -68,10 +68,8 @@ def deployment(study, found: list[Group]) -> list[str]:
     dense = next(row for row in study.rows if row["variant"] == "dense")
     choice = verdict.deployable(found, limit)
     if choice is None:
-        return [
-            "Deploy the dense model.",
-            f"No variant keeps its loss within {limit:g} % of dense with its whole 95 % interval.",
-        ]
+        none = f"No variant keeps its loss within {limit:g} % of dense with its whole 95 % interval."
+        return ["Deploy the dense model.", none, *_alternatives(study)]
     row, told = choice.first, []
     size = f"{row['packed_bytes'] / 1e6:.2f} MB on disk"
     if dense["dense_bytes"]:
@@ -95,6 +93,18 @@ def deployment(study, found: list[Group]) -> list[str]:
             f"The fastest within the same limit is `{quick.first['variant']}`: "
             f"{interval(_ratio(quick.first), '.2f')} of dense's time a token."
         )
+    return told + _alternatives(study)
+
+
+def _alternatives(study) -> list[str]:
+    """What else than pruning makes a model small: dense models of another size or number format."""
+    told = []
+    for row in verdict.alternatives(study.rows):
+        increase = tuple(row[f"loss_increase_percent{end}"] for end in ("", "_lo", "_hi"))
+        if None not in increase:
+            time = f", {interval(_ratio(row), '.2f')} of dense's time a token" if row["decode_ratio"] else ""
+            size = f"{row['packed_bytes'] / 1e6:.2f} MB, loss {interval(increase)} %{time}"
+            told.append(f"Without pruning, `{row['variant']}` has {size}.")
     return told
 
 

@@ -12,6 +12,8 @@ class Method(NamedTuple):
     keep: Literal["final", "average"] = "final"  # the weights that survive: of the checkpoint, or of the averaged clone
     group: Literal["tensor", "row"] = "tensor"  # the lowest scores are found within each
     needs: Literal["norms", "hessians", "gradients"] | None = None  # what calibration.py must have seen
+    trains: bool = False  # prunes while a model is trained once more: traintime.py
+    allocation: Literal["global"] | None = None  # its own, where the entry in params.yaml names none
 
     @property
     def runs_model(self) -> bool:
@@ -21,7 +23,7 @@ class Method(NamedTuple):
     @property
     def needs_training(self) -> bool:
         """Whether it looks at how the weights evolved, which only a model trained here can tell."""
-        return self.score == "history" or self.keep == "average"
+        return self.score == "history" or self.keep == "average" or self.trains
 
 
 METHODS = {
@@ -33,8 +35,27 @@ METHODS = {
     "wanda": Method("wanda", group="row", needs="norms"),
     "ria": Method("ria", needs="norms"),
     "taylor": Method("taylor", needs="gradients"),
+    "gradual-magnitude": Method("magnitude", trains=True),
+    "movement": Method("movement", trains=True, allocation="global"),
     "sparsegpt": Method("sparsegpt", needs="hessians"),  # solves and rewrites: sparsegpt.py, not scores.py
 }
+
+
+def allocation_of(method: str, own: str | None, study: str) -> str:
+    """The allocation of a method: what its entry in params.yaml names, else its own, else the study's."""
+    return own or METHODS[method].allocation or study
+
+
+def contradiction(method: str, rate, allocation: str) -> str | None:
+    """Why this method cannot be had at this rate or with this allocation, or None."""
+    allowed = ("uniform", "global") if METHODS[method].trains else ("uniform", "owl")
+    if METHODS[method].trains and not str(rate).isdigit():
+        return f"{rate}: it follows a schedule of percents; allowed: a whole number of percent from 1 to 99"
+    if (METHODS[method].trains or METHODS[method].needs == "hessians") and allocation not in allowed:
+        return (
+            f"prune.allocation: {allocation} cannot: it ranks no scores of all; allowed: {', '.join(allowed)}"
+        )
+    return None
 
 
 class Structure(NamedTuple):

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from prunelab import variants
 from prunelab.errors import InputError
-from prunelab.methods import METHODS, STRUCTURES
+from prunelab.methods import METHODS, STRUCTURES, allocation_of, contradiction
 
 Count = Annotated[int, Field(ge=1, strict=True)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -147,6 +147,18 @@ class Calibrate(Section):
     owl_span: Annotated[float, Field(gt=0, lt=0.5)]
 
 
+class Gradual(Section):
+    begin_percent: Annotated[int, Field(ge=0, lt=100, strict=True)]
+    end_percent: Annotated[int, Field(ge=1, le=100, strict=True)]
+    every_steps: Count
+
+    @model_validator(mode="after")
+    def _in_order(self):
+        if self.begin_percent >= self.end_percent:
+            raise ValueError(f"begin_percent: {self.begin_percent} must be below end_percent: {self.end_percent}")
+        return self
+
+
 class Prune(Section):
     methods: Annotated[list[Annotated[str, AfterValidator(_method)]], Field(min_length=1), AfterValidator(_distinct)]
     rates: Annotated[
@@ -156,19 +168,20 @@ class Prune(Section):
     scope: Literal["blocks", "attention", "mlp"]
     checkpoint: Literal["last", "best"]
     controls: Annotated[list[Literal["average", "best"]], AfterValidator(_distinct)]
+    gradual: Gradual | None
 
     @model_validator(mode="after")
     def _possible(self):
         for method in self.methods:
-            allocation = variants.split_method(method)[1] or self.allocation
+            base, own = variants.split_method(method)
+            allocation = allocation_of(base, own, self.allocation)
             for rate in self.rates:
                 if problem := variants.contradiction(rate, allocation):
                     raise ValueError(f"{method} at {problem}")
-            if METHODS[variants.split_method(method)[0]].needs == "hessians" and allocation in ("global", "sigma"):
-                raise ValueError(
-                    f"{method}: rewrites weights block by block, so there is no score to rank all tensors by; "
-                    f"prune.allocation: {allocation} cannot; allowed: uniform, owl ({method.partition('-')[0]}-uniform)"
-                )
+                if problem := contradiction(base, rate, allocation):
+                    raise ValueError(f"{method}: {problem}")
+            if METHODS[base].trains and self.gradual is None:
+                raise ValueError(f"gradual: {method} prunes while it trains; fill this section in")
         return self
 
 
@@ -307,7 +320,9 @@ class Settings(Section):
         if self.calibrate is None:
             bases = [(name, *variants.split_method(name)) for name in self.prune.methods]
             needing = [
-                name for name, base, own in bases if METHODS[base].needs or (own or self.prune.allocation) == "owl"
+                name
+                for name, base, own in bases
+                if METHODS[base].needs or allocation_of(base, own, self.prune.allocation) == "owl"
             ]
             needing += [v for v in self.structure.variants if STRUCTURES[variants.parse(v).method].needs_data]
             if needing:

@@ -1,4 +1,7 @@
-"""What `dvc plots` and the README show: the charts' numbers as CSV, and the charts as files."""
+"""What `dvc plots` and the README show: the charts' numbers as CSV, and the charts as files.
+
+The column `series` is what the templates in .dvc/plots colour by: a method, a curve, a kind of evolution.
+"""
 
 import csv
 from pathlib import Path
@@ -18,6 +21,8 @@ def write(folder: Path, study, found, drawn, curves: dict, paths: list) -> None:
     for name, figure in drawn._asdict().items():
         if figure is not None:
             drawing.save(figure, folder / f"{name}.svg")
+    if drawn.loss_vs_sparsity is not None:  # the README's picture, for readers that show no SVG
+        drawing.save(drawn.loss_vs_sparsity, folder / "loss_vs_sparsity.png")
 
 
 def _tables(study, found, curves: dict, paths: list) -> dict[str, tuple[list[str], list[list]]]:
@@ -46,14 +51,14 @@ def _tables(study, found, curves: dict, paths: list) -> dict[str, tuple[list[str
         for step, value in table[["step", column]].dropna().itertuples(index=False)
     ]
     moves = [
-        [f"{path.tensor}[{path.index}]", path.kind, step, value]
+        [path.kind, f"{path.tensor}[{path.index}]", step, value]
         for path in paths
         for step, value in zip(path.steps.tolist(), path.values.tolist(), strict=True)
     ]
     return {
-        "loss_vs_sparsity": (["method", "rate", "sparsity_percent", "loss", "loss_lo", "loss_hi"], losses),
-        "size_vs_loss": (["method", "variant", "stored_mb", "loss"], sizes),
-        "time_vs_loss": (["method", "variant", "decode_ratio", "decode_ratio_lo", "decode_ratio_hi", "loss"], times),
-        "training_curve": (["curve", "step", "loss"], curve),
-        "trajectories": (["weight", "kind", "step", "value"], moves),
+        "loss_vs_sparsity": (["series", "rate", "sparsity_percent", "loss", "loss_lo", "loss_hi"], losses),
+        "size_vs_loss": (["series", "variant", "stored_mb", "loss"], sizes),
+        "time_vs_loss": (["series", "variant", "decode_ratio", "decode_ratio_lo", "decode_ratio_hi", "loss"], times),
+        "training_curve": (["series", "step", "loss"], curve),
+        "trajectories": (["series", "weight", "step", "value"], moves),
     }

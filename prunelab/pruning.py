@@ -54,7 +54,9 @@ def prune(dense, out, plan: Plan, calibration: Calibration | None = None, decide
             statistic=calibration.statistic(name, method.needs) if method.needs else None,
         )
 
-    shares = decisions.shares_of(plan, scope, weights, calibration, layer_of, jointly=decide is not None)
+    shares = None
+    if not method.trains:
+        shares = decisions.shares_of(plan, scope, weights, calibration, layer_of, jointly=decide is not None)
     if decide is not None:
         decided = decide(scope, weights, shares)
     elif method.needs == "hessians":
@@ -64,7 +66,7 @@ def prune(dense, out, plan: Plan, calibration: Calibration | None = None, decide
 
     layers = []
     # A score that only looks at weights has a PruneRate: every score in standard deviations of its tensor.
-    in_sigmas = [] if method.needs is None and method.score != "random" else None
+    in_sigmas = [] if method.needs is None and method.score != "random" and not method.trains else None
     with whole_directory(out) as partial:
         writer = PackedWriter(partial)
         for tensor, keep, values, weight in decided:

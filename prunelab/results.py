@@ -37,6 +37,8 @@ FURTHER = (
 # A name that two files use for different things.
 RENAMED = {("quality", "dtype"): "quality_dtype", ("sparsity", "seed"): "pruning_seed", ("sparsity", "rate"): None}
 
+SAME_SHAPE = ("dense-average", "dense-best")  # controls that are the dense model with other values in it
+
 
 class Study(NamedTuple):
     """Everything the report is made of. `files[variant]` holds the whole JSON files of a row under the names
@@ -59,6 +61,7 @@ def read(settings, results, models) -> Study:
     for identifier in settings.references():
         base, tag = _reference(identifier)
         stage = f"reference-replica@{tag}" if tag else "reference"
+        stage = stage if base in ("dense", *SAME_SHAPE) else None
         files[identifier] = {"quality": _required(results / identifier / "quality.json", stage)}
         efficiency = results / identifier / "efficiency.json"
         if base == "dense":
@@ -84,12 +87,14 @@ def read(settings, results, models) -> Study:
     return Study(settings, rows, files, read_json(device) if device.exists() else None, bills, results, models)
 
 
-def _required(path: Path, stage: str) -> dict:
+def _required(path: Path, stage: str | None) -> dict:
     if not path.exists():
-        raise InputError(f"{path}: no such file; the stage {stage} writes it: dvc repro {stage}")
+        told = f"the stage {stage} writes it: dvc repro {stage}" if stage else "run the stage that writes it: dvc repro"
+        raise InputError(f"{path}: no such file; {told}")
     content = read_json(path)
     if not isinstance(content, dict):
-        raise InputError(f"{path}: expected a JSON object, found {type(content).__name__}; run dvc repro -f {stage}")
+        found = f"expected a JSON object, found {type(content).__name__}"
+        raise InputError(f"{path}: {found}; write it again: dvc repro -f {stage or ''}".rstrip())
     return content
 
 
@@ -117,10 +122,10 @@ def _row(files: dict, identifier: str, method: str, rate: str | None, allocation
     row |= {"variant": identifier, "method": method, "rate": rate, "seed": seed, "allocation": allocation}
     row["dense"] = dense
     base = files[dense]
-    if rate is None:  # nothing was pruned; and an averaged or early-stopped model has the dense one's shape
+    if rate is None:  # nothing was pruned
         row["sparsity_pruned"] = 0.0
-        for key in ("parameters", "dense_bytes"):
-            row[key] = row[key] if row[key] is not None else base["efficiency"].get(key)
+    if method in SAME_SHAPE:
+        row |= {key: base["efficiency"].get(key) for key in ("parameters", "dense_bytes")}
     provenance = row["energy_provenance"] = files[identifier].get("efficiency", {}).get("energy_provenance")
     if isinstance(provenance, dict):
         row["energy_provenance"] = " ".join(f"{part}:{source}" for part, source in provenance.items())

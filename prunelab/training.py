@@ -97,6 +97,7 @@ class FiniteTrainer(Trainer):
 def run(settings, data: Path, out: Path, seed: int, callbacks=()) -> None:
     """Train (or take) the model of `settings.train` on `data` and write the dense model's folder into `out`.
 
+    `callbacks` are the trainer's, beside the weight history; what decides their effect is their attribute `decisive`.
     `out` is an existing empty folder. It gets a plain Hugging Face folder, `prunable.json`, `best/model.safetensors`
     and `history/`. Checkpoints live in `checkpoints/<hash of all that decides the result>/` until the run has ended,
     so that a killed run continues and a changed setting starts anew.
@@ -112,7 +113,7 @@ def run(settings, data: Path, out: Path, seed: int, callbacks=()) -> None:
     if train.epochs:
         texts = {part: (data / "text" / f"{part}.txt").read_text(encoding="utf-8") for part in ("train", "validation")}
         tokens = {part: encode(tokenizer, text) for part, text in texts.items()}
-        work = Path("checkpoints") / _fingerprint(train, seed, data)
+        work = Path("checkpoints") / _fingerprint(train, seed, data, callbacks)
         trainer, history = _trainer(train, model, tokens, work, seed, callbacks)
         trainer.train(resume_from_checkpoint=_last_checkpoint(work))
         _write_history(history, trainer, out / "history")
@@ -212,9 +213,10 @@ def _trainer(train, model, tokens, work: Path, seed: int, callbacks):
     return trainer, history
 
 
-def _fingerprint(train, seed: int, data: Path) -> str:
+def _fingerprint(train, seed: int, data: Path, callbacks) -> str:
     """A name for the run that changes with everything that decides its result."""
     decisive = [train.model_dump(), seed, torch.__version__]
+    decisive += [getattr(callback, "decisive", None) for callback in callbacks]
     decisive += [sha256_file(data / "text" / f"{part}.txt") for part in ("train", "validation")]
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
 

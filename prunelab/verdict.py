@@ -153,6 +153,15 @@ def frontier(rows: list[dict], cost: str, worth: str = "loss") -> list[dict]:
     return kept
 
 
+def alternatives(rows: list[dict]) -> list[dict]:
+    """Unpruned rows of the first model with a size of their own: a smaller dense model, a quantised one."""
+    return [
+        row
+        for row in rows
+        if row["rate"] is None and row["dense"] == "dense" != row["variant"] and row["packed_bytes"] is not None
+    ]
+
+
 def masked_only(row: dict, dense: dict) -> bool:
     """Whether a variant has zeros but the dense model's shape: no dense kernel skips a zero."""
     return row["rate"] is not None and row["parameters"] is not None and row["parameters"] == dense["parameters"]

@@ -6,13 +6,14 @@ from pathlib import Path
 from prunelab import energy, params, pruning, variants
 from prunelab.calibration import Calibration
 from prunelab.errors import InputError, exit_cleanly
-from prunelab.methods import METHODS
+from prunelab.methods import METHODS, allocation_of
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.prune", description=__doc__)
     parser.add_argument("variant", help="<method>[-<allocation>]-<rate>[-s<seed>]")
     parser.add_argument("--dense", type=Path, required=True, help="folder of the dense model")
+    parser.add_argument("--data", type=Path, help="folder that the stage fetch wrote, for methods that train")
     parser.add_argument("--calibration", type=Path, help="folder of the stage calibrate, for methods that look at text")
     parser.add_argument("--out", type=Path, required=True, help="folder of the variant")
     parser.add_argument("--energy", type=Path, help="JSON file that books what this stage used")
@@ -25,7 +26,7 @@ def main(argv: list[str] | None = None) -> None:
     # As published, a block is pruned before the next one is calibrated: the model must run.
     by_blocks = METHODS[variant.method].runs_model and wanted is not None and wanted.propagate == "pruned"
     name, country = f"prune-{arguments.variant}", settings.energy.country
-    with energy.stage_meter(name, arguments.energy, long=by_blocks, country=country):
+    with energy.stage_meter(name, arguments.energy, long=by_blocks or METHODS[variant.method].trains, country=country):
         run(arguments, settings, variant, by_blocks)
 
 
@@ -33,20 +34,25 @@ def run(arguments, settings, variant: variants.Variant, by_blocks: bool) -> None
     wanted = settings.calibrate
     plan = pruning.Plan(
         variant=variant,
-        allocation=variant.allocation or settings.prune.allocation,
+        allocation=allocation_of(variant.method, variant.allocation, settings.prune.allocation),
         scope=settings.prune.scope,
         checkpoint=settings.prune.checkpoint,
         seed=settings.seed_of(variant.seed_tag),
         owl=(wanted.owl_outlier_multiple, wanted.owl_span) if wanted else None,
     )
     calibration = Calibration(arguments.calibration) if arguments.calibration else None
-    decide = None
-    if by_blocks and calibration:
-        # Here, because pruning by weights alone needs no model class, whose import takes seconds.
+    # Imported here, because pruning by weights alone needs no model class, whose import takes seconds.
+    if METHODS[variant.method].trains:
+        from prunelab import traintime
+
+        record = traintime.prune(settings, arguments.data, arguments.out, plan)
+    elif by_blocks and calibration:
         from prunelab import streaming
 
         decide = streaming.decide_for(settings, plan, arguments.dense, calibration, disk=arguments.out.parent)
-    record = pruning.prune(arguments.dense, arguments.out, plan, calibration, decide)
+        record = pruning.prune(arguments.dense, arguments.out, plan, calibration, decide)
+    else:
+        record = pruning.prune(arguments.dense, arguments.out, plan, calibration)
     print(
         f"{variant.id}: {record['sparsity_pruned']:.2%} of the weights in scope are zero ({record['sparsity_all']:.2%} "
         f"of all); {record['packed_bytes']:,} bytes packed, {record['dense_bytes']:,} dense"

@@ -171,7 +171,7 @@ def test_an_unknown_method_is_told_with_those_there_are(study):
     [
         (["wanda"], None, "calibrate: wanda looks at calibration text"),
         (["magnitude-owl"], None, "calibrate: magnitude-owl looks at calibration text"),
-        (["sparsegpt-global"], {}, "sparsegpt-global: rewrites weights block by block"),
+        (["sparsegpt-global"], {}, "sparsegpt-global: prune.allocation: global cannot"),
         (["wanda"], {"samples": 0}, "calibrate.samples"),
         (["wanda"], {"propagate": "both"}, "calibrate.propagate"),
         (["wanda"], {"sampels": 3}, "calibrate.sampels: unknown key .*did you mean 'samples'"),

@@ -237,3 +237,20 @@ def test_a_real_pretrained_model_predicts_its_own_kind_of_story():
     damaged = quality.score(noisy, cut.tokens, "n", batch_tokens=256, dense=found.states, dense_choice=found.choice)
     worse = quality.summary(damaged, cut, found.loss, 1000)
     assert worse["kl_to_dense"] > 0.01 and worse["top1_agreement"] < 0.99
+
+
+def test_threads_side_by_side_score_as_one_does_and_are_given_back():
+    model, tokens, before = tiny(), random_tokens(count=23), torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = quality.score(model, tokens, "x", batch_tokens=48, leave=5)
+        torch.set_num_threads(3)
+        three = quality.score(model, tokens, "x", batch_tokens=48, leave=5)
+        assert torch.get_num_threads() == 3
+        with pytest.raises(IndexError):
+            quality.score(model, tokens + 50, "x", batch_tokens=48)  # not in the vocabulary
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert three.nll == pytest.approx(one.nll, abs=1e-5)
+    assert torch.allclose(three.states.hidden, one.states.hidden, atol=1e-5), "kept in the order of the windows"

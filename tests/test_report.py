@@ -70,7 +70,10 @@ def test_everything_is_written(made, tmp_path):
     }
     plots = {path.name for path in (tmp_path / "report" / "plots").iterdir()}
     charts = {"loss_vs_sparsity", "size_vs_loss", "trajectories", "training_curve"}
-    assert plots == {f"{name}.{kind}" for name in charts for kind in ("csv", "svg")} | {"time_vs_loss.csv"}
+    assert plots == {f"{name}.{kind}" for name in charts for kind in ("csv", "svg")} | {
+        "time_vs_loss.csv",
+        "loss_vs_sparsity.png",
+    }
     metrics = json.loads((tmp_path / "report" / "metrics.json").read_text())
     assert set(metrics["systematic-50"]) == {"loss", "sparsity", "packed_bytes", "decode_ratio"}
     assert set(metrics["dense-average"]) == {"loss", "sparsity"}
@@ -192,7 +195,7 @@ def test_the_plots_hold_the_numbers_of_the_study(made, tmp_path):
     run(tmp_path)
     with open(tmp_path / "report" / "plots" / "loss_vs_sparsity.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert [(row["method"], row["rate"]) for row in rows][:3] == [
+    assert [(row["series"], row["rate"]) for row in rows][:3] == [
         ("magnitude", "50"),
         ("magnitude", "60"),
         ("magnitude", "80"),
@@ -205,6 +208,22 @@ def test_the_plots_hold_the_numbers_of_the_study(made, tmp_path):
 def test_two_runs_write_equal_bytes(made, tmp_path):
     first = run(tmp_path), (tmp_path / "report" / "plots" / "loss_vs_sparsity.svg").read_bytes()
     assert first == (run(tmp_path), (tmp_path / "report" / "plots" / "loss_vs_sparsity.svg").read_bytes())
+
+
+def test_a_dense_model_of_another_size_stands_beside_the_choice(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runtimes = {"rows": ["int8"]}
+    synthetic.write(tmp_path, synthetic.settings(tmp_path, prune=synthetic.TWO_METHODS, runtimes=runtimes))
+    with pytest.raises(InputError, match=r"dense-int8/quality\.json: no such file"):
+        run(tmp_path)
+    for name in ("quality", "efficiency"):
+        content = json.loads((tmp_path / "results" / "magnitude-50" / f"{name}.json").read_text())
+        path = tmp_path / "results" / "dense-int8" / f"{name}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(content | {"variant": "dense-int8"}))
+    html = run(tmp_path)
+    assert "Without pruning, dense-int8 has 1.82 MB, loss +1.9" in words(html)
+    assert html.count(">dense-int8</text>") == 3  # in the panels of size, time and energy
 
 
 def test_a_missing_file_leaves_no_report_behind(made, tmp_path):

@@ -78,7 +78,7 @@ def edit_params(folder: Path, **sections: dict) -> None:
         yaml.dump(raw, file)
 
 
-def make(folder: Path, train_seconds: float = 0, prune_seconds: float = 0.3) -> Path:
+def make(folder: Path, train_seconds: float = 0, prune_seconds: float = 0) -> Path:
     """A git repository with DVC, the toy pipeline, and a valid params.yaml with 2 methods x 2 rates."""
     (folder / "stage.sh").write_text(STAGE)
     (folder / "dvc.yaml").write_text(PIPELINE.format(train_seconds=train_seconds, prune_seconds=prune_seconds))

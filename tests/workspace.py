@@ -12,7 +12,10 @@ ROOT = Path(__file__).parent.parent
 def make(folder: Path, study: str = "smoke") -> Path:
     """Copy what git tracks (and new files that it does not ignore) to `folder` and commit it there."""
     listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
     ).stdout.decode()
     for name in filter(None, listed.split("\0")):
         if (ROOT / name).is_file():
