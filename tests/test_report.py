@@ -233,6 +233,7 @@ def test_a_missing_file_leaves_no_report_behind(made, tmp_path):
     assert not (tmp_path / "report").exists()
 
 
+@pytest.mark.slow
 def test_five_hundred_variants_fit(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     methods = [
