@@ -93,6 +93,42 @@ def test_waiting_for_a_core_is_summed_over_the_threads(machine):
     assert device.waiting_seconds(machine / "nowhere") is None
 
 
+def test_this_threads_own_waiting_is_read_again_at_every_call(machine):
+    (machine / "proc/thread-self").mkdir(parents=True)
+    file = machine / "proc/thread-self/schedstat"
+    file.write_text("77 1000000000 3\n")
+    with device.waiting(machine) as waited:
+        assert waited() == 1.0
+        file.write_text("77 1500000000 3\n")
+        assert waited() == 1.5
+    with device.waiting(machine / "nowhere") as waited:
+        assert waited() == 0.0
+
+
+def test_a_thread_that_shares_its_core_waits_half_of_the_time_and_a_sleeping_one_not():
+    code = (
+        "import os, sys, time; from prunelab import device\n"
+        "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "if os.fork() == 0:\n"
+        "    until = time.time() + 1.5\n"
+        "    while time.time() < until: pass\n"
+        "    os._exit(0)\n"
+        "def share(work):\n"
+        "    with device.waiting() as waited:\n"
+        "        start, before = time.perf_counter(), waited(); work(start)\n"
+        "        return (waited() - before) / (time.perf_counter() - start)\n"
+        "def spin(start):\n"
+        "    while time.perf_counter() - start < 1.0: pass\n"
+        "print(share(spin)); os.wait(); print(share(lambda start: time.sleep(0.5)))"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    spinning, sleeping = map(float, answer.stdout.split())
+    if spinning == sleeping == 0.0:
+        pytest.skip("this kernel does not tell how long a thread waited (no /proc/thread-self/schedstat)")
+    assert spinning > 0.3 and sleeping < 0.2
+
+
 @pytest.fixture
 def gpu_tool(tmp_path, monkeypatch):
     """Puts an nvidia-smi of two GPUs on PATH; returns its script so that a test can break it."""

@@ -1,4 +1,5 @@
 import itertools
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,7 +23,7 @@ def rows_of(variant_ms, dense_ms, dropped=()):
     rows = []
     for block, (a, b) in enumerate(zip(variant_ms, dense_ms, strict=True)):
         for position, (arm, ms) in enumerate([("variant", a[0]), ("dense", b[0]), ("dense", b[1]), ("variant", a[1])]):
-            reading = {"prefill_ms": 3 * ms, "decode_ms_per_token": ms, "decode_ms": 5 * ms}
+            reading = {"prefill_ms": 3 * ms, "decode_ms_per_token": ms, "decode_ms": 5 * ms, "waited_ms": 0.0}
             place = {"block": block, "position": position, "arm": arm, "dropped": block in dropped}
             rows.append({**WORK._asdict(), **place, **reading})
     return rows
@@ -75,7 +76,7 @@ def clockwork(milliseconds):
 
     def serve(model, ids, output_tokens):
         ms = next(milliseconds[model])
-        return latency.Pass(3 * ms, ms, 5 * ms)
+        return latency.Pass(3 * ms, ms, 5 * ms, 0.0)
 
     return serve
 
@@ -130,7 +131,7 @@ def test_the_figures_are_those_of_the_variant_worked_out_by_hand():
     assert figures["decode_ms_per_token_p90"] == pytest.approx(5.5)
     assert figures["decode_ratio"] == pytest.approx((2 * 12 * 30) ** (1 / 6) / 2)  # few blocks: the geometric mean
     assert figures["decode_tokens_per_s"] == pytest.approx(5 * 1000 / (5 * 3.5))
-    assert figures["dense"] == {"prefill_ms": 6.0, "decode_ms_per_token": 2.0, "decode_ms": 10.0}
+    assert figures["dense"] == {"prefill_ms": 6.0, "decode_ms_per_token": 2.0, "decode_ms": 10.0, "waited_ms": 0.0}
     assert (figures["blocks"], figures["dropped_blocks"], figures["quiet"]) == (3, 0, True)
 
 
@@ -149,27 +150,37 @@ def test_when_nearly_all_blocks_are_disturbed_all_count_and_the_session_is_not_q
 
 
 @pytest.mark.parametrize(
-    ("waited_s", "steal_s", "switches", "block_s", "dropped"),
+    ("taken_off_s", "waited_s", "steal_s", "switches", "block_s", "dropped"),
     [
-        (0.0, 0.0, 99, 0.1, False),  # switches count only where the waiting is unknown
-        (0.0019, 0.0, 0, 0.1, False),
-        (0.0021, 0.0, 0, 0.1, True),
-        (None, 0.0, 4, 0.01, False),  # housekeeping of the kernel
-        (None, 0.0, 5, 0.1, True),
-        (None, 0.0, 30, 1.0, False),
-        (None, None, 41, 1.0, True),
-        (0.0, 0.01, 0, 0.05, False),  # one tick of that clock
-        (0.0, 0.02, 0, 0.1, True),
-        (0.0, 0.03, 0, 1.0, False),
-        (0.0, 0.05, 0, 1.0, True),
-        (0.0, None, 0, 1.0, False),
+        (0.0, 0.0, 0.0, 99, 0.1, False),  # switches count only where the waiting is unknown
+        (0.019, 0.019, 0.0, 0, 0.1, False),
+        (0.021, 0.021, 0.0, 0, 0.1, True),
+        (0.010, 0.0119, 0.0, 0, 0.1, False),
+        (0.010, 0.0121, 0.0, 0, 0.1, True),  # a helper thread waited
+        (0.0, None, 0.0, 4, 0.01, False),  # housekeeping of the kernel
+        (0.0, None, 0.0, 5, 0.1, True),
+        (0.0, None, 0.0, 30, 1.0, False),
+        (0.0, None, None, 41, 1.0, True),
+        (0.0, 0.0, 0.01, 0, 0.05, False),  # one tick of that clock
+        (0.0, 0.0, 0.02, 0, 0.1, True),
+        (0.0, 0.0, 0.03, 0, 1.0, False),
+        (0.0, 0.0, 0.05, 0, 1.0, True),
+        (0.0, 0.0, None, 0, 1.0, False),
     ],
 )
 def test_the_rule_for_disturbed_blocks_is_the_documented_one(
-    monkeypatch, waited_s, steal_s, switches, block_s, dropped
+    monkeypatch, taken_off_s, waited_s, steal_s, switches, block_s, dropped
 ):
     monkeypatch.setattr(latency.device, "usable_cores", lambda: 2)
-    assert latency.disturbed(waited_s, steal_s, switches, block_s) is dropped
+    assert latency.disturbed(taken_off_s, waited_s, steal_s, switches, block_s) is dropped
+
+
+def test_waiting_for_a_core_is_taken_off_and_a_variants_own_sleep_is_not(model, monkeypatch):
+    clock, waited = itertools.count(0, 10), itertools.chain([0, 4], itertools.repeat(4))  # seconds
+    monkeypatch.setattr(latency, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr(latency.device, "waiting", lambda: nullcontext(lambda: next(waited)))
+    reading = latency.serve(model, latency.prompts(model, WORK, seed=0), WORK.output_tokens)
+    assert reading == (6_000.0, 10_000.0, 50_000.0, 4_000.0)
 
 
 def test_models_without_a_choice_of_logits_are_served_as_well():
