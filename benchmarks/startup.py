@@ -45,7 +45,8 @@ def main() -> None:
             ratios.append(times[own] / times[must])
             seconds.append(times[own])
         print(json.dumps({"stage": stage, "ratio": round(statistics.median(ratios), 2),
-                          "seconds": round(statistics.median(seconds), 2), "unwanted": unwanted(stage, own)}), flush=True)  # fmt: skip
+                          "seconds": round(statistics.median(seconds), 2),
+                          "unwanted": unwanted(stage, own)}), flush=True)  # fmt: skip
 
 
 def start(code: str) -> float:
