@@ -60,10 +60,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30, help="of a measurement")
     parser.add_argument("--repeats", type=int, default=20, help="measurements of each planted share")
     parser.add_argument("--shares", type=float, nargs="+", default=[0.0, 0.05], help="planted slow-downs")
-    parser.add_argument("--threads", type=int, help="default: torch's own choice")
+    parser.add_argument("--threads", type=int, default=1, help="as in the default study")
     arguments = parser.parse_args()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+    torch.set_num_threads(arguments.threads)
     work = latency.Work(prompt_tokens=32, batch=1, output_tokens=24)
     with device.alone():
         began, stolen = time.perf_counter(), device.steal_seconds()
@@ -76,7 +75,8 @@ def main() -> None:
             results["planted"][str(share)] = planted(share, work, arguments, smallest)
         took = time.perf_counter() - began
         stolen = None if stolen is None else (device.steal_seconds() - stolen) / (took * device.usable_cores())
-    print(f"load at the end {device.state()['load_average']}, stolen by the host " + f"{stolen:.1%}" if stolen else "")
+    host = "" if stolen is None else f", {stolen:.1%} of the cores taken by the host"
+    print(f"load at the end {device.state()['load_average']}{host}")
     print(json.dumps(results | {"steal_share": stolen}))
 
 

@@ -197,7 +197,7 @@ def summary(rows: list[dict], seed: int, draws: int = 10_000) -> dict:
         arms = {arm: np.array([row[reading] for row in kept if row["arm"] == arm]) for arm in ("variant", "dense")}
         # two readings an arm and block, in the order of the blocks: a block's ratio is that of its geometric means
         pairs = {arm: np.sqrt(values[0::2] * values[1::2]) for arm, values in arms.items()}
-        ratio, lo, hi = stats.paired_ratio(pairs["variant"], pairs["dense"], draws, seed=seed, statistic="median")
+        ratio, lo, hi = stats.paired_ratio(pairs["variant"], pairs["dense"], draws, seed=seed, statistic="trimmed")
         p10, median, p90 = np.quantile(arms["variant"], [0.1, 0.5, 0.9])
         name = reading.partition("_")[0]
         figures |= {reading: float(median), f"{reading}_p10": float(p10), f"{reading}_p90": float(p90)}
