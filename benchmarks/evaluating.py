@@ -5,17 +5,17 @@
 Both score the same windows of the same text with the same loaded model in the same dtype; lm-eval through its
 `loglikelihood_rolling`, the call behind its perplexity tasks, once with one window a batch (its default) and once with
 as many as ours has in flight. The arms alternate, A B C C B A …; printed are tokens/s, the median over rounds of the
-ratio to the *faster* of lm-eval's two (target: 1.5), and that both find the same loss. Then each arm runs once more in
-a fresh process for its peak resident memory beyond the loaded model (target: below lm-eval's). The other load of the
-machine is printed, because it decides: ours scores windows on threads that do not wait for each other, which matters
-the more the busier the machine is. The last line is JSON.
+ratio to the *faster* of lm-eval's two (target: 1.5), and the losses (lm-eval also scores the first token of a window,
+behind a start token, so they differ a little). Then each arm runs once more in a fresh process for its peak resident
+memory beyond the loaded model (target: below lm-eval's). The load of the machine is printed, because it decides: ours
+scores windows on threads that do not wait for each other, which matters the more the busier the machine is. The last
+line is JSON.
 """
 
 import argparse
 import contextlib
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -96,7 +96,6 @@ def prepare(arguments):
 
     def theirs(batch: int):
         runner = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch, max_length=arguments.context)
-        runner.prefix_token_id  # noqa: B018 (looked up once)
         requests = [Instance("loglikelihood_rolling", {}, (text,), 0) for text in texts]
         count = sum(len(runner.tok_encode(text)) for text in texts)
 
@@ -112,12 +111,13 @@ def prepare(arguments):
 
 def memory_of(arguments) -> dict:
     """Peak resident bytes of this process while one arm runs, and what of it came on top of the loaded model."""
-    arms, _ = prepare(arguments)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    arms[arguments.only]()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    from prunelab import quality
+    from prunelab import memory, quality
 
+    arms, _ = prepare(arguments)
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of loading; Linux only
+    before = memory.peak_resident_bytes()
+    arms[arguments.only]()
+    peak = memory.peak_resident_bytes()
     return {"peak_bytes": peak, "beyond_model_bytes": peak - before, "dtype": quality.precision(arguments.precision)}
 
 

@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from prunelab import heads, quality, windows
 from prunelab.errors import InputError
 from prunelab.windows import PADDING, Windows
+from tests import decoders
 
 STORIES = Path(__file__).parents[1] / "../shared/data/stories260K-hf"
 ARCHITECTURES = {
@@ -100,6 +101,17 @@ def test_every_known_head_is_split_off_so_that_no_batch_of_logits_exists(archite
     model = tiny(architecture)
     _, head = heads.split(model)
     assert head.weight is model.get_output_embeddings().weight
+
+
+@pytest.mark.parametrize("architecture", decoders.CONFIGS)
+def test_every_promised_architecture_is_scored_as_by_its_own_loss_without_a_batch_of_logits(architecture):
+    model = quality.ready(decoders.random_model(architecture), "fp32")
+    tokens = random_tokens(vocabulary=decoders.VOCABULARY)
+    found = quality.score(model, tokens, "x", batch_tokens=30, leave=0)
+    ids = torch.tensor(tokens.astype(np.int64))
+    with torch.no_grad():
+        assert found.loss.mean() == pytest.approx(model(ids, labels=ids).loss.item(), abs=1e-5)
+    assert heads.split(model)[1].weight is not None
 
 
 def test_an_architecture_with_an_unknown_step_after_the_head_is_still_scored_rightly():
