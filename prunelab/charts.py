@@ -33,13 +33,18 @@ def loss_against_sparsity(groups, references: list[dict], limit_percent: float, 
     style = Style([group.method for group in groups])
     ceiling = dense * (1 + sharp_percent / 100)
     lowest = min([_low(g) for points in lines.values() for g in points] + [row["loss"] for row in references])
+    highest = max(max(group.loss[0], group.loss[2]) for points in lines.values() for group in points)
+    everything_near = highest <= ceiling
+    if everything_near:  # one panel shows it all
+        ceiling = max(highest, dense * (1 + limit_percent / 100)) * 1.002
     floor = lowest - 0.08 * (ceiling - lowest)
     with rc_context(look()):
         if len(lines) > EIGHT:
             return _panels(lines, style, dense, floor, dense * (1 + 3 * sharp_percent / 100))
         figure = Figure(figsize=(13.4, 6.0), layout="constrained")
-        near, whole = figure.subplots(1, 2)
-        for axes in (near, whole):
+        panels = figure.subplots(1, 1 if everything_near else 2, squeeze=False)[0]
+        near = panels[0]
+        for axes in panels:
             axes.axhline(dense, color=LIGHT["ink"], linewidth=1.1)
             axes.plot([0], [dense], marker="*", markersize=13, color=LIGHT["ink"], gid="name:dense", clip_on=False)
             for points in lines.values():
@@ -47,8 +52,6 @@ def loss_against_sparsity(groups, references: list[dict], limit_percent: float, 
             axes.set_xlim(-2, 102 * max(points[-1].sparsity for points in lines.values()))
             axes.set_xlabel("weights removed, % of the prunable ones")
         near.set_ylim(floor, ceiling)
-        near.set_title(f"Near dense: up to {sharp_percent:g} % above it")
-        whole.set_title("Whole range")
         near.set_ylabel("loss, nats a token")
         limit = dense * (1 + limit_percent / 100)
         near.axhline(limit, color=LIGHT["muted"], linewidth=0.8, linestyle=(0, (2, 3)))
@@ -59,7 +62,10 @@ def loss_against_sparsity(groups, references: list[dict], limit_percent: float, 
                 marks.append((row["loss"], f"{name} {row['loss']:.4f}"))
         names = [(points[-1].loss[0], name, style[points[0].method]["color"]) for name, points in lines.items()]
         margin_labels(figure, near, [*names, *((y, text, LIGHT["muted"]) for y, text in marks)], floor, ceiling)
-        margin_labels(figure, whole, [*names, (dense, "dense", LIGHT["ink"])], *whole.get_ylim())
+        if not everything_near:
+            near.set_title(f"Near dense: up to {sharp_percent:g} % above it")
+            panels[1].set_title("Whole range")
+            margin_labels(figure, panels[1], [*names, (dense, "dense", LIGHT["ink"])], *panels[1].get_ylim())
         return figure
 
 
@@ -155,9 +161,9 @@ def tradeoffs(rows: list[dict], dense: dict, ceiling_percent: float) -> Figure |
 
 
 def _costs(axes, pruned: list[dict], dense: dict, cost: str, scale: float, ceiling: float, style) -> None:
-    if cost == "decode_ratio" and dense["decode_ratio_lo"] is not None:
-        axes.axvspan(dense["decode_ratio_lo"], dense["decode_ratio_hi"], color=LIGHT["grid"], alpha=0.6, linewidth=0)
-        axes.axvline(1.0, color=LIGHT["muted"], linewidth=0.8)
+    if cost == "decode_ratio" and dense.get("decode_smallest_effect") is not None:
+        effect = dense["decode_smallest_effect"]
+        axes.axvspan(1 - effect, 1 + effect, color=LIGHT["grid"], alpha=0.6, linewidth=0)
     grey = {"color": LIGHT["neutral"], "marker": "o", "markerfacecolor": "none"}
     for row in pruned:
         if row[cost] is None:
@@ -175,7 +181,7 @@ def _costs(axes, pruned: list[dict], dense: dict, cost: str, scale: float, ceili
         axes.step(x, y, where="post", color=LIGHT["muted"], linewidth=0.9, linestyle=(0, (2, 2)))
         points = [(row[cost] * scale, min(row["loss"], ceiling)) for row in pruned if row[cost] is not None]
         spot_labels(axes, [(row[cost] * scale, row["loss"], row["variant"]) for row in best], points)
-    own = dense["dense_bytes"] if cost == "packed_bytes" else dense[cost]
+    own = {"packed_bytes": dense["dense_bytes"], "decode_ratio": 1.0}.get(cost, dense[cost])
     if own is not None:
         axes.plot([own * scale], [dense["loss"]], marker="*", markersize=13, color=LIGHT["ink"], gid="name:dense")
         at = own * scale, dense["loss"]
@@ -208,6 +214,7 @@ def training_curve(curves: dict) -> Figure:
                         text = f"lowest: {best[column]:.4f} at step {best['step']:,.0f}"
                         at = {"textcoords": "offset points", "ha": "right", "fontsize": 11, "color": LIGHT["muted"]}
                         axes.annotate(text, (best["step"], best[column]), (-4, 14), **at)
+        axes.locator_params(axis="x", integer=True)
         axes.set_xlabel("optimizer step")
         axes.set_ylabel("loss, nats a token")
         axes.margins(x=0.01, y=0.12)
@@ -231,7 +238,7 @@ def trajectories(paths: list[evolution.Path]) -> Figure:
                 name = f"name:{path.tensor}[{path.index}]"
                 axes.plot(path.steps, path.values, color=LIGHT[KIND_COLOURS[kind]], linewidth=1, alpha=0.75, gid=name)
             axes.set_title(f"{kind}: {100 * share[kind]:.0f} %", color=LIGHT[KIND_COLOURS[kind]])
-            axes.locator_params(axis="x", nbins=4)
+            axes.locator_params(axis="x", nbins=4, integer=True)
         figure.axes[0].set_ylabel("value of the weight")
         figure.supxlabel("optimizer step", fontsize=12, color=LIGHT["muted"])
         return figure

@@ -74,11 +74,14 @@ def deployment(study, found: list[Group]) -> list[str]:
     size = f"{row['packed_bytes'] / 1e6:.2f} MB on disk"
     if dense["dense_bytes"]:
         size += f" instead of {dense['dense_bytes'] / 1e6:.2f} MB ({row['packed_bytes'] / dense['dense_bytes']:.2f} ×)"
-    told.append(f"Deploy `{row['variant']}`: {size}, loss {interval(choice.increase)} % against dense.")
+    told.append(f"Deploy `{row['variant']}`: {size}, loss {interval(choice.increase, '+.2f')} % against dense.")
     told.append(
         f"It is the smallest of {len(found)} variants whose whole 95 % interval stays within {limit:g} % of dense."
     )
-    if row["decode_verdict"] == "faster":
+    if row.get("unreliable"):
+        why = "; masks alone make no dense kernel faster" if verdict.masked_only(row, dense) else ""
+        told.append(f"It saves storage; its time was measured in an unreliable session and tells nothing{why}.")
+    elif row["decode_verdict"] == "faster":
         told.append(f"It decodes in {interval(_ratio(row), '.2f')} of dense's time.")
     elif row["decode_verdict"]:
         slower = "slower" if row["decode_verdict"] == "slower" else "no faster"
@@ -103,7 +106,7 @@ def _alternatives(study) -> list[str]:
         increase = tuple(row[f"loss_increase_percent{end}"] for end in ("", "_lo", "_hi"))
         if None not in increase:
             time = f", {interval(_ratio(row), '.2f')} of dense's time a token" if row["decode_ratio"] else ""
-            size = f"{row['packed_bytes'] / 1e6:.2f} MB, loss {interval(increase)} %{time}"
+            size = f"{row['packed_bytes'] / 1e6:.2f} MB, loss {interval(increase, '+.2f')} %{time}"
             told.append(f"Without pruning, `{row['variant']}` has {size}.")
     return told
 

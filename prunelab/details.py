@@ -150,7 +150,11 @@ def reproduction(study) -> tuple[str, Table, list[str]] | None:
 def samples(study, limit: int = 6) -> list[tuple[str, list[tuple[str, str]]]]:
     """(prompt, [(variant, greedy continuation)]): dense and a handful of variants spread over the study."""
     found = {
-        variant: {row["prompt"]: row["text"] for row in rows if row["seed"] is None}
+        variant: {
+            row["prompt"]: row["text"] if row["text"].strip() else "(blanks only)"
+            for row in rows
+            if row["seed"] is None
+        }
         for variant, rows in _listed(study, "samples").items()
     }
     if not found:

@@ -154,7 +154,10 @@ def provenance(study) -> list[tuple[str, str]]:
     tell("text", f"{study.settings.fetch.text.name}, split {quality.get('split')}")
     tell("text sha256", quality.get("text_sha256"))
     if quality.get("windows"):
-        tell("windows", f"{quality['windows']:,} of {quality.get('context')} tokens, {quality.get('tokens'):,} scored")
+        tell(
+            "evaluated on",
+            f"{quality['windows']:,} windows of {quality.get('context')} tokens, {quality.get('tokens'):,} scored",
+        )
     tell("precision of quality", quality.get("dtype"))
     tell("device", efficiency.get("device"))
     tell(
@@ -169,7 +172,7 @@ def provenance(study) -> list[tuple[str, str]]:
     tell("timed blocks", f"{efficiency.get('rounds')} of the A/A test, {efficiency.get('dropped_rounds')} dropped")
     tell(
         "energy from",
-        " ".join(f"{part}: {source}" for part, source in (efficiency.get("energy_provenance") or {}).items()),
+        ", ".join(f"{part}: {source}" for part, source in (efficiency.get("energy_provenance") or {}).items()),
     )
     if efficiency.get("grams_per_kwh"):
         tell("grid", f"{efficiency['grams_per_kwh']:g} g/kWh ({efficiency.get('grams_source')})")

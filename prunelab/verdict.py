@@ -131,11 +131,14 @@ def deployable(found: list[Group], limit_percent: float) -> Group | None:
 
 
 def fastest(found: list[Group], limit_percent: float) -> Group | None:
-    """The variant within the same limit that decodes fastest, if any is measurably faster than dense."""
+    """The variant within the same limit that decodes fastest, if any is reliably faster than dense."""
     within = [
         group
         for group in found
-        if group.increase and group.increase[2] <= limit_percent and group.first["decode_verdict"] == "faster"
+        if group.increase
+        and group.increase[2] <= limit_percent
+        and group.first["decode_verdict"] == "faster"
+        and not group.first.get("unreliable")
     ]
     return min(within, key=lambda group: group.first["decode_ratio"], default=None)
 

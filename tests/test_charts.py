@@ -28,6 +28,13 @@ def test_every_method_and_the_dense_line_are_named_in_the_chart(tmp_path):
     )
 
 
+def test_one_panel_suffices_when_every_loss_is_near_dense(tmp_path):
+    far = loss_svg(study(tmp_path / "far", prune=synthetic.TWO_METHODS | {"rates": [50, 95]}))
+    near = loss_svg(study(tmp_path / "near", prune=synthetic.TWO_METHODS | {"rates": [20, 50]}))
+    assert "Whole range" in far and "Whole range" not in near
+    assert "limit +2 %" in near and ">systematic<" in near
+
+
 def test_every_point_names_its_variant_under_the_pointer(tmp_path):
     made = study(tmp_path, prune=synthetic.TWO_METHODS)
     titles = re.findall(r"<title>([^<]*)</title>", loss_svg(made))

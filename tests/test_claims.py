@@ -48,6 +48,15 @@ def test_history_that_helps_is_said_with_rates_intervals_and_scope(tmp_path):
     assert "masks alone make no dense kernel faster" in deployment[2]
 
 
+def test_a_time_of_an_unreliable_session_is_not_told(tmp_path):
+    settings = synthetic.settings(tmp_path, prune=synthetic.TWO_METHODS)
+    study = results.read(settings, *synthetic.write(tmp_path, settings))
+    for row in study.rows:
+        row["unreliable"] = True
+    text = " ".join(claims.deployment(study, verdict.groups(study)))
+    assert "unreliable session and tells nothing" in text and "time ratio" not in text
+
+
 def test_history_that_changes_nothing_is_said_so(tmp_path, monkeypatch):
     _, (history, *_) = told(tmp_path, {"magnitude": 1.0, "systematic": 1.0}, monkeypatch)
     assert history.status == "does not hold"

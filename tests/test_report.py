@@ -95,8 +95,8 @@ def test_the_page_says_what_the_contract_asks_for(made, tmp_path):
     text = words(run(tmp_path))
     assert "Deploy systematic-50" in text and "Does weight history beat plain magnitude" in text
     assert "Masks alone make no dense kernel faster" in text and "no difference" in text
-    assert "Energy is estimated" in text and synthetic.HASH in text and "400 of 64 tokens" in text
-    assert "cpu-2-cores-3f9a" in text and "cpu: cpu_load_model" in text
+    assert "Energy is estimated" in text and synthetic.HASH in text and "400 windows of 64 tokens" in text
+    assert "cpu-2-cores-3f9a" in text and "cpu: cpu_load_model," in text
     for variant in ("dense", "dense-average", "dense-best", "magnitude-50", "systematic-80"):
         assert f"{variant} " in text
 

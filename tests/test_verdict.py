@@ -104,6 +104,8 @@ def test_the_fastest_must_be_measurably_faster():
     found = [group("noise", 9, (0, 0, 0), 0.9), group("real", 9, (0, 0, 0), 0.95, "faster")]
     assert verdict.fastest(found, 2.0).method == "real"
     assert verdict.fastest(found[:1], 2.0) is None
+    found[1].first["unreliable"] = True
+    assert verdict.fastest(found, 2.0) is None
 
 
 def test_the_frontier_keeps_what_nothing_beats_in_both():
