@@ -90,6 +90,29 @@ def workloads(study, variant: str) -> Table | None:
     return Table(columns, rows)
 
 
+def runtimes(study) -> Table | None:
+    """Time of a variant on further runtimes against the eager dense model; what is not available says why."""
+    rows = []
+    for variant, files in study.files.items():
+        for name, figures in files.get("runtimes", {}).get("runtimes", {}).items():
+            cells = [words(variant), words(name)]
+            if figures["available"]:
+                cells += [bounded(ends(figures, f"{phase}_ratio"), ".3f") for phase in ("prefill", "decode")]
+                faster = figures.get("decode_verdict") == "faster"
+                cells += [words(figures.get("decode_verdict"), "good" if faster else "")]
+            else:
+                cells += [UNKNOWN, UNKNOWN, words(f"not available here: {figures['reason']}", "same")]
+            rows.append(("", cells))
+    columns = [
+        Column("variant", words=True),
+        Column("runtime", words=True),
+        Column("prefill time", "× eager dense [95 %]"),
+        Column("decode time", "× eager dense [95 %]"),
+        Column("decoding is", words=True),
+    ]
+    return Table(columns, rows) if rows else None
+
+
 def recovery(study) -> Table | None:
     """Loss before and after fine-tuning of every recovered variant: on validation text, and against dense on test."""
     rows = {row["variant"]: row for row in study.rows}

@@ -100,6 +100,7 @@ def render(study, found: list[verdict.Group], drawn: Pictures) -> str:
         over_seeds=tables.over_seeds(found),
         shown=shown,
         workloads=details.workloads(study, shown),
+        runtimes=details.runtimes(study),
         recovery=details.recovery(study),
         context=details.context(study),
         robustness=details.robustness(study),

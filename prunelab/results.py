@@ -42,7 +42,8 @@ SAME_SHAPE = ("dense-average", "dense-best")  # controls that are the dense mode
 
 class Study(NamedTuple):
     """Everything the report is made of. `files[variant]` holds the whole JSON files of a row under the names
-    `sparsity`, `quality` and `efficiency`; `bills` the energy each stage booked, by its name."""
+    `sparsity`, `quality`, `efficiency` and, where asked for, `runtimes`; `bills` the energy each stage booked, by
+    its name."""
 
     settings: Any
     rows: list[dict]
@@ -82,6 +83,8 @@ def read(settings, results, models) -> Study:
         allocation = files[variant.id]["sparsity"].get("allocation") or variant.allocation
         seed = settings.seed_of(variant.seed_tag)
         rows.append(_row(files, variant.id, _method(variant), variant.rate, allocation, variant.dense, seed))
+    for identifier in settings.runtimes.variants:  # other ways to run a model are no rows, but a table of their own
+        files[identifier]["runtimes"] = _required(results / identifier / "runtimes.json", f"runtimes@{identifier}")
     device = results / "device.json"
     bills = _bills(results / "energy", files, settings.replicas)
     return Study(settings, rows, files, read_json(device) if device.exists() else None, bills, results, models)

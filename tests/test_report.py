@@ -169,6 +169,24 @@ def test_recovery_is_shown_before_and_after(made, tmp_path):
     assert "196,608 teacher 1.7500 1.5625" in text and "Recovery" in text
 
 
+def test_other_runtimes_are_listed_and_what_is_not_here_says_why(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runtimes = {"variants": ["magnitude-50"], "names": ["compile", "semi-structured"]}
+    synthetic.write(tmp_path, synthetic.settings(tmp_path, prune=synthetic.TWO_METHODS, runtimes=runtimes))
+    with pytest.raises(InputError, match=r"magnitude-50/runtimes\.json: no such file; the stage runtimes@magnitude-50"):
+        run(tmp_path)
+    ratios = {f"{phase}_ratio{end}": 0.8 for phase in ("prefill", "decode") for end in ("", "_lo", "_hi")}
+    found = {
+        "compile": {"available": True, "decode_verdict": "faster", **ratios},
+        "semi-structured": {"available": False, "reason": "needs a CUDA GPU"},
+    }
+    content = {"variant": "magnitude-50", "device": "x", "runtimes": found}
+    (tmp_path / "results" / "magnitude-50" / "runtimes.json").write_text(json.dumps(content))
+    text = words(run(tmp_path))
+    assert "magnitude-50 compile 0.800 [0.800, 0.800] 0.800 [0.800, 0.800] faster" in text
+    assert "semi-structured – – not available here: needs a CUDA GPU" in text
+
+
 def test_the_bill_and_break_even_are_priced_by_the_measuring_session(made, tmp_path):
     power = {"components": ["cpu"], "cores": 2, "watts": {"cpu": {"idle_w": 4.0, "busy_w": 12.0}}}
     change(tmp_path / "results" / "dense" / "efficiency.json", power=power, grams_per_kwh=360)
