@@ -68,7 +68,7 @@ def width(model, kind: str, sites: list[Site], kept: list[torch.Tensor], means: 
             )
 
     facts = {"units_before": sites[0].units, "units_kept": count, "bias_compensation": compensation}
-    return Cut(config, state, stand_in, facts | {"config_changes": changes})
+    return Cut(config, state, stand_in, facts | {"config_changes": _own_names(model.config, changes)})
 
 
 def depth(model, removed: list[int]) -> Cut:
@@ -94,6 +94,7 @@ def depth(model, removed: list[int]) -> Cut:
             models.decoder_blocks(full)[1][index].register_forward_hook(_pass_by, with_kwargs=True)
 
     facts = {"blocks_before": len(blocks), "blocks_kept": len(kept), "blocks_removed": sorted(removed)}
+    facts["config_changes"] = _own_names(config, changes)
     return Cut(resized(config, changes, "depth"), state, stand_in, facts)
 
 
@@ -137,10 +138,13 @@ def resized(config, changes: dict, name: str):
         raise InputError(f"{name}: the config of {config.model_type!r} refuses {changes}: {reason}") from None
 
 
+def _own_names(config, changes: dict) -> dict:
+    """The changes under the keys of this architecture, such as GPT-2's n_layer for num_hidden_layers."""
+    return {config.attribute_map.get(key, key): value for key, value in changes.items()}
+
+
 def _changed(config, changes: dict):
-    content = config.to_dict()
-    names = {config.attribute_map.get(key, key): value for key, value in changes.items()}
-    changed = type(config).from_dict({**content, **names})
+    changed = type(config).from_dict({**config.to_dict(), **_own_names(config, changes)})
     changed.validate()
     return changed
 

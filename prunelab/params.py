@@ -333,7 +333,8 @@ class Settings(Section):
     def _names_its_own_variants(self):
         recovered = [f"{identifier}-{variants.RECOVERED}" for identifier in self.recover.variants]
         own = [variant.id for variant in self.variants() if not variant.seed_tag and variant.id not in recovered]
-        rows = [*self.references(), *own, *recovered]
+        small = ["dense-small"] if self.structure.floor else []  # the controls are no folders of their own
+        rows = ["dense", *small, *own, *recovered]
         lists = {
             "recover.variants": (self.recover.variants, own),
             "structure.floor": (self.structure.floor, self.structure.variants),
