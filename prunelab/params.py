@@ -316,6 +316,13 @@ class Settings(Section):
         return self
 
     @model_validator(mode="after")
+    def _repeats_what_it_can(self):
+        once = [*self.structure.variants, *self.recover.variants, *self.structure.floor, *self.runtimes.rows]
+        if self.replicas and once:
+            raise ValueError(f"replicas: repeat prune.methods only, and {once[0]} stands beside them; leave one out")
+        return self
+
+    @model_validator(mode="after")
     def _has_calibration(self):
         if self.calibrate is None:
             bases = [(name, *variants.split_method(name)) for name in self.prune.methods]
@@ -402,8 +409,10 @@ def _explain(error: dict) -> str:
         return f"{key}: missing; every study file is complete (see params.yaml in the repository)"
     message = error["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:] if message.startswith("Input") else message
-    found = "" if "'" in message and error["type"] == "value_error" else f", found {error['input']!r}"
-    return f"{key}: {message}{found}"
+    # A check on a whole section says itself what it found; the section would be a page long.
+    told = isinstance(error["input"], dict) or ("'" in message and error["type"] == "value_error")
+    found = "" if told else f", found {error['input']!r}"
+    return f"{key}: {message}{found}" if key else f"{message}{found}"
 
 
 def _keys_at(location: list) -> list[str]:
