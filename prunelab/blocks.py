@@ -24,7 +24,7 @@ from torch import nn
 from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from prunelab import models
+from prunelab import models, workers
 from prunelab.checkpoint import Tensors
 from prunelab.errors import InputError
 from prunelab.hidden import HiddenStates
@@ -203,6 +203,24 @@ class BlockModel:
         args, kwargs = self._calls[len(hidden)][index]
         out = self.blocks[index](hidden.to(self.device), *args, **kwargs)
         return out if self._extra is None else out[0]
+
+
+def workers_for(model: BlockModel, states: HiddenStates) -> int:
+    """How many batches of `states` run side by side."""
+    return workers.number_of(model.device, len(states))
+
+
+def run(model: BlockModel, index: int, states: HiddenStates, observer=None, keep: bool = True) -> None:
+    """Run the loaded block `index` on all batches of `states`; with `keep` they become what comes out of it."""
+
+    def work(worker: int, numbers) -> None:
+        for number in numbers:
+            with observer.batch(worker) if observer else contextlib.nullcontext():
+                out = model.run(index, states[number])
+            if keep:
+                states[number] = out
+
+    workers.share(work, len(states), workers_for(model, states))
 
 
 def progress(model: BlockModel, what: str, backwards: bool = False):

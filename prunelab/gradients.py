@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from prunelab.blocks import BlockModel, progress
+from prunelab import workers
+from prunelab.blocks import BlockModel, progress, run, workers_for
 from prunelab.errors import InputError
 from prunelab.hidden import HiddenStates
 
@@ -28,18 +29,7 @@ def write(model: BlockModel, names: set[str], samples: torch.Tensor, out, disk=N
         states = before.pop()
         with model.loaded(index):
             weights = {name: module.weight for name, module in model.linears(index).items() if name in names}
-            sums = {name: torch.zeros(weight.shape, device=model.device) for name, weight in weights.items()}
-            for weight in weights.values():
-                weight.requires_grad_(True)
-            for number in range(len(states)):
-                hidden = states[number].to(model.device).requires_grad_(True)
-                torch.autograd.backward(model.run(index, hidden), gradients[number].to(model.device))
-                gradients[number] = hidden.grad
-                for name, weight in weights.items():
-                    if weight.grad is None:
-                        raise InputError(f"{name}: the calibration text never reaches it; leave it out of prune.scope")
-                    sums[name] += (weight.detach().float() * weight.grad.float()).abs()
-                    weight.grad = None
+            sums = _of_block(model, index, weights, states, gradients)
         states.close()
         for name, total in sums.items():
             if not torch.isfinite(total).all():
@@ -48,15 +38,45 @@ def write(model: BlockModel, names: set[str], samples: torch.Tensor, out, disk=N
     gradients.close()
 
 
+def _of_block(model: BlockModel, index: int, weights: dict, states: HiddenStates, gradients: HiddenStates) -> dict:
+    """Σ |W·∂L/∂W| of the loaded block's `weights`; `gradients` go from behind the block to before it."""
+    for weight in weights.values():
+        weight.requires_grad_(True)
+
+    def work(worker: int, numbers) -> dict:
+        sums = {name: torch.zeros(weight.shape, device=model.device) for name, weight in weights.items()}
+        for number in numbers:
+            hidden = states[number].to(model.device).requires_grad_(True)
+            found = torch.autograd.grad(
+                model.run(index, hidden),
+                [hidden, *weights.values()],
+                gradients[number].to(model.device),
+                allow_unused=True,
+            )
+            gradients[number] = found[0]
+            for (name, weight), gradient in zip(weights.items(), found[1:], strict=True):
+                if gradient is None:
+                    raise InputError(f"{name}: the calibration text never reaches it; leave it out of prune.scope")
+                sums[name] += (weight.detach().float() * gradient.float()).abs()
+        return sums
+
+    first, *others = workers.share(work, len(states), workers_for(model, states))
+    for sums in others:
+        for name, part in sums.items():
+            first[name] += part
+    return first
+
+
 @torch.no_grad()
 def _forward(model: BlockModel, samples: torch.Tensor, disk) -> list[HiddenStates]:
     """The hidden states before every block, and behind the last one, a sample a batch."""
     before = [model.enter(samples, 1, disk)]
     for index in progress(model, "running"):
         after = HiddenStates(disk)
+        for number in range(len(samples)):
+            after.append(before[-1][number])
         with model.loaded(index):
-            for number in range(len(samples)):
-                after.append(model.run(index, before[-1][number]))
+            run(model, index, after)
         before.append(after)
     return before
 

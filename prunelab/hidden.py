@@ -1,6 +1,7 @@
 """Hidden states of a whole calibration set: in memory, or in a file when they would be larger than that."""
 
 import math
+import os
 import tempfile
 
 import torch
@@ -14,6 +15,7 @@ class HiddenStates:
     """
 
     def __init__(self, folder=None):
+        # Read and written at given places, so that several threads may do so at once.
         self._file = None if folder is None else tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
         self._kept: list[torch.Tensor] = []
         self._places: list[tuple[int, torch.Size, torch.dtype]] = []  # offset in bytes, shape, dtype
@@ -35,14 +37,12 @@ class HiddenStates:
             return self._kept[number]
         offset, shape, dtype = self._places[number]
         raw = torch.empty(math.prod(shape) * dtype.itemsize, dtype=torch.uint8)
-        self._file.seek(offset)
         view = memoryview(raw.numpy())
-        done = 0
-        while done < len(view):
-            count = self._file.readinto(view[done:])
+        while len(view):
+            count = os.preadv(self._file.fileno(), [view], offset)
             if not count:
-                raise OSError(f"hidden states end {len(view) - done} bytes early; is the disk full?")
-            done += count
+                raise OSError(f"hidden states end {len(view)} bytes early")
+            view, offset = view[count:], offset + count
         return raw.view(dtype).view(shape)
 
     def __setitem__(self, number: int, batch: torch.Tensor) -> None:
@@ -53,10 +53,10 @@ class HiddenStates:
         offset, shape, dtype = self._places[number]
         if batch.shape != shape or batch.dtype != dtype:
             raise ValueError(f"a block turned {tuple(shape)} {dtype} into {tuple(batch.shape)} {batch.dtype}")
-        self._file.seek(offset)
         view = memoryview(batch.contiguous().view(-1).view(torch.uint8).numpy())
         while len(view):
-            view = view[self._file.write(view) :]
+            count = os.pwrite(self._file.fileno(), view, offset)
+            view, offset = view[count:], offset + count
 
     def close(self) -> None:
         self._kept.clear()

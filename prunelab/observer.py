@@ -6,6 +6,7 @@ grow with the number of samples. Layers that are called with the same tensor (qu
 
 import contextlib
 import functools
+import threading
 
 import torch
 from torch import nn
@@ -37,6 +38,11 @@ class InputSums:
                 panel = rows[:, start : start + PANEL]
                 self._sum[start : start + PANEL, start:] += panel.T @ rows[:, start:]
 
+    def join(self, other: "InputSums") -> None:
+        """Take in what another one saw."""
+        self._sum += other._sum
+        self.tokens += other.tokens
+
     def squared_norm(self, samples: int) -> torch.Tensor:
         """(in,) fp32: Σ x_j² as a mean over `samples`."""
         sums = self._sum if self._sum.dim() == 1 else self._sum.diagonal()
@@ -50,40 +56,53 @@ class InputSums:
 
 
 class Observer:
-    """Watches linear layers, given by the names of their weights, while batches run; remove it with `close`."""
+    """Watches linear layers, given by the names of their weights, while `workers` run batches; end it with `close`."""
 
-    def __init__(self, linears: dict[str, nn.Module], hessian: bool):
-        self._sums: dict[str, InputSums] = {}
+    def __init__(self, linears: dict[str, nn.Module], hessian: bool, workers: int):
+        self._names, self._hessian = list(linears), hessian
+        self._sums: list[dict[str, InputSums]] = [{} for _ in range(workers)]  # every worker adds up its own batches
         self._leaders: dict[str, str] = {}
-        self._hessian = hessian
-        self._of_this_batch: list[tuple[torch.Tensor, str]] = []
-        self._names = list(linears)
+        self._running = threading.local()  # of each thread: sums, and the inputs seen in this batch
         self._hooks = [
             module.register_forward_pre_hook(functools.partial(self._see, name)) for name, module in linears.items()
         ]
 
+    @contextlib.contextmanager
+    def batch(self, worker: int):
+        """Enclose the run of one batch by `worker`."""
+        self._running.sums, self._running.inputs = self._sums[worker], []
+        try:
+            yield
+        finally:
+            del self._running.sums, self._running.inputs
+
     def _see(self, name: str, module, args) -> None:
         (inputs,) = args
-        leader = next((first for seen, first in self._of_this_batch if seen is inputs), None)
+        leader = next((first for seen, first in self._running.inputs if seen is inputs), None)
         if leader is None:
             leader = name
-            self._of_this_batch.append((inputs, name))
-            if name not in self._sums:
-                self._sums[name] = InputSums(inputs.shape[-1], inputs.device, self._hessian)
-            self._sums[name].add(inputs)
+            self._running.inputs.append((inputs, name))
+            if name not in self._running.sums:
+                self._running.sums[name] = InputSums(inputs.shape[-1], inputs.device, self._hessian)
+            self._running.sums[name].add(inputs)
         if self._leaders.setdefault(name, leader) != leader:
             raise InputError(
                 f"{name}: shares its inputs with {self._leaders[name]} in one batch and with {leader} in another; "
                 "blocks that route tokens differently for every text cannot be calibrated"
             )
 
-    def next_batch(self) -> None:
-        self._of_this_batch.clear()
-
     def close(self) -> None:
+        """Stop watching, and add up what the workers saw."""
         for hook in self._hooks:
             hook.remove()
-        self._of_this_batch.clear()
+        first, *others = self._sums
+        for sums in others:
+            for name, part in sums.items():
+                if name in first:
+                    first[name].join(part)
+                else:
+                    first[name] = part
+        self._sums = [first]
 
     def check(self) -> None:
         """Raises InputError for a layer that saw nothing, only zeros, or values that are not finite."""
@@ -104,7 +123,7 @@ class Observer:
 
     def squared_norm(self, name: str, samples: int) -> torch.Tensor:
         """(in,) fp32 of the weight `name`: Σ x_j² as a mean over `samples`."""
-        return self._sums[self._leaders[name]].squared_norm(samples)
+        return self._sums[0][self._leaders[name]].squared_norm(samples)
 
     def leader(self, name: str) -> str:
         """The weight whose inputs the weight `name` shares: the first that was called with them, maybe itself."""
@@ -112,13 +131,13 @@ class Observer:
 
     def hessian(self, name: str) -> torch.Tensor:
         """(in, in) float64 of the weight `name`: (2/N)·Σ x xᵀ over the N tokens seen."""
-        return self._sums[self._leaders[name]].hessian()
+        return self._sums[0][self._leaders[name]].hessian()
 
 
 @contextlib.contextmanager
-def watching(linears: dict[str, nn.Module], hessian: bool):
-    """An Observer of `linears` that is removed at the end and, if all went well, checked."""
-    observer = Observer(linears, hessian)
+def watching(linears: dict[str, nn.Module], hessian: bool, workers: int):
+    """An Observer of `linears` that is closed at the end and, if all went well, checked."""
+    observer = Observer(linears, hessian, workers)
     try:
         yield observer
     finally:

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoTokenizer
 
 from prunelab import calibration, decisions, gradients, models, scores
-from prunelab.blocks import BlockModel, progress
+from prunelab.blocks import BlockModel, progress, run, workers_for
 from prunelab.decisions import Decision
 from prunelab.errors import InputError
 from prunelab.files import write_json
@@ -80,11 +80,9 @@ def observe(model: BlockModel, names: set[str], samples: torch.Tensor, batch: in
     norms, leaders = {}, {}
     states = model.enter(samples, batch, disk)
     for index in progress(model, "calibrating"):
-        with model.loaded(index), watching(_chosen(model, index, names), hessians) as observer:
-            for number in range(len(states)):
-                states[number] = model.run(index, states[number])
-                observer.next_batch()
         watched = _chosen(model, index, names)
+        with model.loaded(index), watching(watched, hessians, workers_for(model, states)) as observer:
+            run(model, index, states, observer, keep=True)
         norms |= {name: observer.squared_norm(name, len(samples)).cpu() for name in watched}
         if hessians and watched:
             leaders |= {name: observer.leader(name) for name in watched}
@@ -119,10 +117,8 @@ def decide_by_blocks(plan, model: BlockModel, samples: torch.Tensor, batch: int,
             with model.loaded(index):
                 linears = _chosen(model, index, {tensor["name"] for tensor in of_block})
                 if linears:
-                    with watching(linears, hessian=method.needs == "hessians") as observer:
-                        for number in range(len(states)):
-                            model.run(index, states[number])
-                            observer.next_batch()
+                    with watching(linears, method.needs == "hessians", workers_for(model, states)) as observer:
+                        run(model, index, states, observer, keep=False)
                 for tensor in of_block:
                     weight = weights[tensor["name"]].to(model.device)
                     if method.needs == "hessians":
@@ -133,8 +129,7 @@ def decide_by_blocks(plan, model: BlockModel, samples: torch.Tensor, batch: int,
                     linears[tensor["name"]].weight = nn.Parameter(pruned.to(model.dtype), requires_grad=False)
                     yield decision
                 if index + 1 < len(model.blocks):
-                    for number in range(len(states)):
-                        states[number] = model.run(index, states[number])
+                    run(model, index, states)
         states.close()
 
     return decide

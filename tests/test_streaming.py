@@ -202,16 +202,31 @@ def test_more_sparsity_never_adds_a_weight_back(llama, tmp_path, method):
 
 
 @pytest.mark.parametrize("method", ["wanda", "ria", "sparsegpt"])
-def test_disk_or_memory_and_any_batch_size_give_the_same_variant(llama, tmp_path, method):
+def test_disk_or_memory_threads_and_any_batch_size_give_the_same_variant(llama, tmp_path, method):
     seen = look(llama, tmp_path, needs=())
     found = []
-    for number, options in enumerate(({"batch": 6}, {"batch": 6, "disk": tmp_path}, {"batch": 1})):
-        out = tmp_path / str(number)
-        prune(llama, out, f"{method}-50", seen, by_blocks=True, **options)
-        found.append({**dict(checkpoint.unpacked(out)), **{f"{n}.keep": k for n, k in checkpoint.masks_of(out)}})
+    for number, (threads, options) in enumerate(
+        ((1, {"batch": 2}), (1, {"batch": 2, "disk": tmp_path}), (2, {"batch": 2}), (1, {"batch": 5}))
+    ):
+        torch.set_num_threads(threads)
+        prune(llama, tmp_path / str(number), f"{method}-50", seen, by_blocks=True, **options)
+        found.append(dict(checkpoint.unpacked(tmp_path / str(number))))
+    torch.set_num_threads(1)
     for name, tensor in found[0].items():
         assert torch.equal(found[1][name], tensor)  # to the bit
-        assert torch.allclose(found[2][name].float(), tensor.float(), atol=1e-5)
+        for other in found[2:]:
+            assert torch.allclose(other[name], tensor, atol=1e-5)
+
+
+def test_gradients_from_two_threads_are_those_of_one(llama, tmp_path):
+    (tmp_path / "one").mkdir()
+    one = look(llama, tmp_path / "one", needs=("gradients",))
+    torch.set_num_threads(2)
+    (tmp_path / "two").mkdir()
+    two = look(llama, tmp_path / "two", needs=("gradients",), disk=tmp_path)
+    torch.set_num_threads(1)
+    for entry in read_json(llama / "prunable.json"):
+        assert torch.allclose(one.gradient(entry["name"]), two.gradient(entry["name"]), rtol=1e-4, atol=1e-8)
 
 
 def test_only_what_is_in_scope_is_pruned_and_watched(llama, tmp_path):
