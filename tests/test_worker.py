@@ -215,7 +215,7 @@ def test_a_scheduled_run_of_the_smoke_study_completes_on_the_worker(workshop):
     with workshop.client() as client:
         once = DeploymentScheduleCreate(schedule=schedule, active=True, parameters={"study": "smoke"})
         client.create_deployment_schedules(nightly.id, [once])
-    run, lines = workshop.finished("nightly", 500)
+    run, lines = workshop.finished("nightly", 900)
     assert run.auto_scheduled and run.state_name == "Completed", "\n".join(lines[-40:])
     assert run.work_pool_name == "gpu"
     assert (workshop.clone / "report" / "results.csv").exists()
