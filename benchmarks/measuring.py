@@ -47,8 +47,10 @@ def slow_down(model, share: float) -> None:
 def measure(variant, dense, work: latency.Work, seconds: float, seed: int) -> dict:
     models = {"variant": variant, "dense": dense}
     ids = latency.prompts(dense, work, seed)
-    latency.warm_up(models, ids, work.output_tokens, seconds / 2)
-    return latency.summary(latency.interleave(models, ids, work, seconds, seed), seed)
+    with device.alone():  # one measurement at a time, so that a study's stages may go in between
+        latency.warm_up(models, ids, work.output_tokens, seconds / 2)
+        rows = latency.interleave(models, ids, work, seconds, seed)
+    return latency.summary(rows, seed)
 
 
 def interval(figures: dict) -> stats.Interval:
@@ -64,17 +66,16 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     work = latency.Work(prompt_tokens=32, batch=1, output_tokens=24)
-    with device.alone():
-        began, stolen = time.perf_counter(), device.steal_seconds()
-        test = measure(build(), build(), work, arguments.seconds, seed=1000)
-        smallest = stats.smallest_effect(interval(test))
-        print(f"threads {torch.get_num_threads()}, load {device.state()['load_average']}, {arguments.seconds:g} s each")
-        print(f"A/A  {test['decode_ms_per_token']:.3f} ms a token, ratio {show(test)}: smallest effect {smallest:.1%}")
-        results = {"seconds": arguments.seconds, "smallest_effect": smallest, "planted": {}}
-        for share in arguments.shares:
-            results["planted"][str(share)] = planted(share, work, arguments, smallest)
-        took = time.perf_counter() - began
-        stolen = None if stolen is None else (device.steal_seconds() - stolen) / (took * device.usable_cores())
+    began, stolen = time.perf_counter(), device.steal_seconds()
+    test = measure(build(), build(), work, arguments.seconds, seed=1000)
+    smallest = stats.smallest_effect(interval(test))
+    print(f"threads {torch.get_num_threads()}, load {device.state()['load_average']}, {arguments.seconds:g} s each")
+    print(f"A/A  {test['decode_ms_per_token']:.3f} ms a token, ratio {show(test)}: smallest effect {smallest:.1%}")
+    results = {"seconds": arguments.seconds, "smallest_effect": smallest, "planted": {}}
+    for share in arguments.shares:
+        results["planted"][str(share)] = planted(share, work, arguments, smallest)
+    took = time.perf_counter() - began
+    stolen = None if stolen is None else (device.steal_seconds() - stolen) / (took * device.usable_cores())
     host = "" if stolen is None else f", {stolen:.1%} of the cores taken by the host"
     print(f"load at the end {device.state()['load_average']}{host}")
     print(json.dumps(results | {"steal_share": stolen}))
