@@ -8,6 +8,7 @@ until a model is built.
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -157,7 +158,10 @@ def load(folder, dtype: torch.dtype | None = None):
     `dtype` None keeps the stored one. Raises InputError when there is no model, or tensors and config do not agree.
     """
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM
+    from transformers.utils import logging
 
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
     folder = Path(folder)
     if not (folder / "config.json").exists():
         raise InputError(f"{folder}: no config.json in it; expected a model's folder")

@@ -52,9 +52,7 @@ def contradiction(method: str, rate, allocation: str) -> str | None:
     if METHODS[method].trains and not str(rate).isdigit():
         return f"{rate}: it follows a schedule of percents; allowed: a whole number of percent from 1 to 99"
     if (METHODS[method].trains or METHODS[method].needs == "hessians") and allocation not in allowed:
-        return (
-            f"prune.allocation: {allocation} cannot: it ranks no scores of all; allowed: {', '.join(allowed)}"
-        )
+        return f"prune.allocation: {allocation} cannot: it ranks no scores of all; allowed: {', '.join(allowed)}"
     return None
 
 

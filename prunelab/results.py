@@ -62,7 +62,10 @@ def read(settings, results, models) -> Study:
     for identifier in settings.references():
         base, tag = _reference(identifier)
         stage = f"reference-replica@{tag}" if tag else "reference"
-        stage = stage if base in ("dense", *SAME_SHAPE) else None
+        if base in SAME_SHAPE:
+            stage = f"control-replica@{base[6:]}-{tag}" if tag else f"control@{base[6:]}"
+        elif base != "dense":
+            stage = None
         files[identifier] = {"quality": _required(results / identifier / "quality.json", stage)}
         efficiency = results / identifier / "efficiency.json"
         if base == "dense":

@@ -1,4 +1,4 @@
-"""Score one pruned variant on the reference's windows and compare it with the dense model.
+"""Score one variant, or a control such as dense-average, on the reference's windows and compare it with dense.
 
     python -m stages.quality wanda-50 --model models/wanda-50 --reference results/dense --out results/wanda-50
 
@@ -6,7 +6,6 @@ Writes quality.json and windows.safetensors (the loss of every window).
 """
 
 import argparse
-from contextlib import nullcontext
 from pathlib import Path
 
 from prunelab import energy, errors, files, params
@@ -20,7 +19,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for its results")
     parser.add_argument("--energy", type=Path, help="JSON file that books what this stage itself used")
     arguments = parser.parse_args(argv)
-    with energy.stage_meter(f"quality-{arguments.variant}", arguments.energy) if arguments.energy else nullcontext():
+    with energy.stage_meter(f"quality-{arguments.variant}", arguments.energy):
         score(params.load().quality, arguments)
 
 
@@ -28,11 +27,14 @@ def score(wanted, arguments) -> None:
     """The work, behind the imports that cost seconds."""
     from safetensors.numpy import save_file
 
-    from prunelab import checkpoint, probes, quality, reference
+    from prunelab import checkpoint, controls, probes, quality, reference
 
     dense = reference.load(arguments.reference / "reference.safetensors")
     reference.check(dense, wanted)
-    model = quality.ready(checkpoint.load(arguments.model), dense.facts["dtype"])
+    model = checkpoint.load(arguments.model)
+    if control := controls.named(arguments.variant):
+        model = controls.put(model, arguments.model, control)
+    model = quality.ready(model, dense.facts["dtype"])
     scores = quality.score(
         model,
         dense.windows.tokens,

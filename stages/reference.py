@@ -1,12 +1,11 @@
-"""Score the dense model and its unpruned controls, and leave what the variants are compared with.
+"""Score the dense model, and leave what the variants and controls are compared with.
 
     python -m stages.reference --dense models/dense --data data/fetched --out results
 
-Writes results/dense/quality.json and reference.safetensors, and quality.json of each control (`prune.controls`).
+Writes results/dense/quality.json and reference.safetensors.
 """
 
 import argparse
-from contextlib import nullcontext
 from pathlib import Path
 
 from prunelab import energy, errors, files, params
@@ -21,7 +20,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--energy", type=Path, help="JSON file that books what this stage itself used")
     arguments = parser.parse_args(argv)
     suffix = f"-{arguments.seed}" if arguments.seed else ""
-    with energy.stage_meter(f"reference{suffix}", arguments.energy) if arguments.energy else nullcontext():
+    with energy.stage_meter(f"reference{suffix}", arguments.energy):
         score_all(arguments, suffix)
 
 
@@ -48,12 +47,6 @@ def score_all(arguments, suffix: str) -> None:
     cut = windows.cut(*tokenised, wanted.context, wanted.max_windows, first=wanted.kl_windows)
     asked = probes.prepare(tokenizer, text, cut, wanted)
 
-    def leave(name: str, scores, answers) -> None:
-        figures = reference.figures(scores, dense, wanted) | probes.figures(answers, dense.extra, wanted)
-        files.write_json(arguments.out / name / "quality.json", {"variant": name, **figures})
-        loss, bits = figures["loss"], figures["bits_per_byte"]
-        print(f"{name}: loss {loss:.4f} nats a token, {bits:.4f} bits a byte", flush=True)
-
     name = f"dense{suffix}"
     scores = quality.score(model, cut.tokens, name, batch_tokens=wanted.batch_tokens, leave=wanted.kl_windows)
     answers = probes.ask(model, arguments.dense, name, asked, wanted)
@@ -70,38 +63,10 @@ def score_all(arguments, suffix: str) -> None:
     (arguments.out / name).mkdir(parents=True, exist_ok=True)
     reference.save(arguments.out / name / "reference.safetensors", dense)
     # By definition, and not measured: a model does not differ from itself.
-    leave(name, scores._replace(kl=np.zeros(1), agreement=np.ones(1)), answers)
-
-    for control in settings.prune.controls:
-        name = f"dense-{control}{suffix}"
-        model = quality.ready(_control(checkpoint.load(arguments.dense), arguments.dense, control), dtype)
-        scores = quality.score(
-            model,
-            cut.tokens,
-            name,
-            batch_tokens=wanted.batch_tokens,
-            dense=dense.states if len(dense.states.hidden) else None,
-            dense_choice=dense.choice,
-        )
-        leave(name, scores, probes.ask(model, arguments.dense, name, asked, wanted))
-
-
-CONTROLS = {"average": "history/average.safetensors", "best": "best/model.safetensors"}
-
-
-def _control(model, folder: Path, control: str):
-    """The dense model with the weights of a control in place of its own."""
-    from safetensors.torch import load_file
-
-    path = folder / CONTROLS[control]
-    if not path.is_file():
-        raise errors.InputError(
-            f"{path}: no such file, so there is no control {control!r}; take it out of prune.controls"
-        )
-    found = model.load_state_dict(load_file(path), strict=False)
-    if found.unexpected_keys:
-        raise errors.InputError(f"{path}: tensor {found.unexpected_keys[0]!r} does not belong to {folder}")
-    return model
+    scores = scores._replace(kl=np.zeros(1), agreement=np.ones(1))
+    figures = reference.figures(scores, dense, wanted) | probes.figures(answers, dense.extra, wanted)
+    files.write_json(arguments.out / name / "quality.json", {"variant": name, **figures})
+    print(f"{name}: loss {figures['loss']:.4f} nats a token, {figures['bits_per_byte']:.4f} bits a byte", flush=True)
 
 
 if __name__ == "__main__":

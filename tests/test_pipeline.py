@@ -9,12 +9,13 @@ from ruamel.yaml import YAML
 from prunelab import params
 from tests import imports, workspace
 
-CONTRACT = (
-    "variant method rate seed sparsity_pruned sparsity_all parameters nonzero_parameters loss perplexity bits_per_byte "
-    "loss_diff loss_diff_lo loss_diff_hi kl_to_dense top1_agreement dense_bytes packed_bytes macs_per_token prefill_ms "
-    "decode_ms_per_token decode_ratio decode_ratio_lo decode_ratio_hi peak_memory_bytes decode_j_per_token "
-    "energy_provenance gco2_per_million_tokens device"
-).split()
+CONTRACT = [
+    "variant", "method", "rate", "seed", "sparsity_pruned", "sparsity_all", "parameters", "nonzero_parameters",
+    "loss", "perplexity", "bits_per_byte", "loss_diff", "loss_diff_lo", "loss_diff_hi", "kl_to_dense",
+    "top1_agreement", "dense_bytes", "packed_bytes", "macs_per_token", "prefill_ms", "decode_ms_per_token",
+    "decode_ratio", "decode_ratio_lo", "decode_ratio_hi", "peak_memory_bytes", "decode_j_per_token",
+    "energy_provenance", "gco2_per_million_tokens", "device",
+]  # fmt: skip
 
 
 def graph() -> dict:

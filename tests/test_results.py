@@ -76,7 +76,7 @@ def test_what_was_not_measured_is_empty_and_not_zero(made, tmp_path):
         ("results/systematic-50/quality.json", "quality@systematic-50"),
         ("results/magnitude-60-s2/efficiency.json", "efficiency-replica@magnitude-60-s2"),
         ("models/magnitude-50/sparsity.json", "prune@magnitude-50"),
-        ("results/dense-best/quality.json", "reference"),
+        ("results/dense-best/quality.json", "control@best"),
         ("results/dense/efficiency.json", "efficiency-dense"),
         ("results/dense-s2/quality.json", "reference-replica@s2"),
     ],

@@ -1,0 +1,70 @@
+"""What following every weight costs: a training step of the 10.7 M-parameter model with a tick, against one without.
+
+    python -m benchmarks.tracking [--rounds 12] [--batch 16]
+
+A tick at *every* step is the worst case (the default study ticks once an epoch). Steps with and without alternate
+(A B B A); printed is the median of the blocks' ratios and the tick's own time (target: at most 1 % of a step). The
+batch is a quarter of paper-10m's by default, so that a run takes minutes on two cores; a larger one makes a step longer
+and the tick no slower, so the share printed is an upper bound for the study.
+"""
+
+import argparse
+import json
+import statistics
+import time
+
+import torch
+
+from prunelab import models, params
+from prunelab.tracker import WeightHistory
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--batch", type=int, default=16)
+    arguments = parser.parse_args()
+    train = params.load("studies/paper-10m.yaml").train
+    model = models.build(train.architecture, {**train.config, "vocab_size": 85}, bos_token_id=None, eos_token_id=None)
+    model.train()
+    history = WeightHistory(
+        model, [tensor["name"] for tensor in models.prunable_tensors(model)], trajectories=train.tracker.trajectories
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    ids = torch.randint(85, (arguments.batch, train.context))
+
+    def step(with_tick: bool) -> float:
+        begin = time.perf_counter()
+        model(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if with_tick:
+            history.tick(model)
+        return time.perf_counter() - begin
+
+    for with_tick in (False, True, False, True):
+        step(with_tick)  # burn in
+    ratios, without = [], []
+    for number in range(arguments.rounds):
+        order = (True, False, False, True) if number % 2 else (False, True, True, False)
+        times = [(with_tick, step(with_tick)) for with_tick in order]
+        followed = sum(seconds for with_tick, seconds in times if with_tick)
+        bare = sum(seconds for with_tick, seconds in times if not with_tick)
+        ratios.append(followed / bare)
+        without.append(bare / 2)
+    ticks = []
+    for _ in range(10):
+        begin = time.perf_counter()
+        history.tick(model)
+        ticks.append(time.perf_counter() - begin)
+    print(json.dumps({
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "step_s": round(statistics.median(without), 4),
+        "tick_s": round(statistics.median(ticks), 4),
+        "tick_share": round(statistics.median(ticks) / statistics.median(without), 4),
+        "ratio": round(statistics.median(ratios), 4),
+    }))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
