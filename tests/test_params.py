@@ -36,7 +36,7 @@ def test_every_study_that_is_shipped_is_valid(path):
         (RATES, "rates: [50, 40, 50]", ["prune.rates:", "50 stands there twice"]),
         (RATES, "rates: ['2:4']", ["written 2of4"]),
         (RATES, "rates: [sigma112]", ["sigma112", "allowed: sigma"]),
-        ("- magnitude\n", "- magnitud\n", ["prune.methods.1:", "did you mean 'magnitude'", "allowed: random"]),
+        ("- magnitude  ", "- magnitud  ", ["prune.methods.1:", "did you mean 'magnitude'", "allowed: random"]),
         ("start: random", "start: fetchd", ["train.start:", "'random' or 'fetched'", "'fetchd'"]),
         ("epochs: 20 ", "epochs: many ", ["train.epochs:", "'many'"]),
         ("epochs: 20 ", "epochs: 0 ", ["train", "epochs: 0"]),
