@@ -86,7 +86,7 @@ def test_a_group_of_heads_sums_over_its_columns():
     inputs = Inputs()
     inputs.add(torch.tensor([[1.0, 1.0, 0.0, 2.0], [-1.0, 1.0, 0.0, -2.0]]))  # variances 1, 0, 0, 4
     assert importance.of_units(toy, site, "flap", Evidence({"wide": inputs})).tolist() == [1.0, 64.0]
-    with pytest.raises(InputError, match="importances of MLP neurons"):
+    with pytest.raises(InputError, match="importances of neurons, not of heads"):
         importance.of_units(toy, site, "norms", Evidence())
 
 
