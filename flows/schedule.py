@@ -1,6 +1,6 @@
 """Which stage may start when: independent ones side by side, measurements alone. Pure bookkeeping, no processes."""
 
-EXCLUSIVE = "efficiency"  # stages whose name starts so measure time and energy: nothing runs beside them
+EXCLUSIVE = ("efficiency", "runtimes")  # stages whose name starts so measure time and energy: nothing runs beside them
 
 
 class Schedule:
