@@ -64,7 +64,7 @@ def _repaid(study, total: float | None) -> Table | None:
         saving = tuple(measured.get(f"decode_j_saving_per_token{end}") for end in ("", "_lo", "_hi"))
         if row["rate"] is None or total is None or None in saving:
             continue
-        tokens = energy.break_even(total, saving)
+        tokens = energy.break_even(total, saving, measured.get("decode_j_verdict"))
         never = Cell("never: the saving may be zero", float("inf"))
         scaled = None if tokens is None else tuple(count / 1e6 for count in tokens)
         cells = [

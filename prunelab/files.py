@@ -24,7 +24,7 @@ def whole_directory(path):
     partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
     try:
         yield partial
-        partial.chmod(0o755)  # mkdtemp makes it private; the result is an ordinary folder
+        _as_readable_as_any(partial)
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         os.replace(partial, path)
@@ -41,9 +41,18 @@ def whole_file(path):
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial
+        _as_readable_as_any(partial)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _as_readable_as_any(path: Path) -> None:
+    """Give what private temporary names left private (mkdtemp, safetensors) the modes of ordinary files."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for one in (path, *path.rglob("*")):
+        one.chmod((0o777 if one.is_dir() else 0o666) & ~mask)
 
 
 def write_json(path, content) -> None:

@@ -52,3 +52,18 @@ def test_a_missing_or_broken_json_file_is_named(tmp_path):
     (tmp_path / "x.json").write_text('{"a": ')
     with pytest.raises(InputError, match=r"x\.json: not valid JSON"):
         files.read_json(tmp_path / "x.json")
+
+
+def test_what_appears_is_as_readable_as_any_other_file(tmp_path):
+    (tmp_path / "ordinary").touch()
+    (tmp_path / "folder").mkdir()
+    with files.whole_directory(tmp_path / "out") as partial:
+        (partial / "private").touch(mode=0o600)
+    with files.whole_file(tmp_path / "single") as partial:
+        partial.touch(mode=0o600)
+
+    def mode(name):
+        return (tmp_path / name).stat().st_mode
+
+    assert mode("out/private") == mode("single") == mode("ordinary")
+    assert mode("out") == mode("folder")

@@ -192,7 +192,9 @@ def test_the_bill_and_break_even_are_priced_by_the_measuring_session(made, tmp_p
     change(tmp_path / "results" / "dense" / "efficiency.json", power=power, grams_per_kwh=360)
     saving = dict(zip(("", "_lo", "_hi"), (0.002, 0.001, 0.004), strict=True))
     named = {f"decode_j_saving_per_token{end}": value for end, value in saving.items()}
-    change(tmp_path / "results" / "systematic-50" / "efficiency.json", **named)
+    change(tmp_path / "results" / "systematic-50" / "efficiency.json", decode_j_verdict="less", **named)
+    untold = tmp_path / "results" / "systematic-80" / "efficiency.json"  # saves as much, but inside the A/A effect
+    change(untold, decode_j_verdict="no difference", **named)
     zero = {name: value - 0.002 for name, value in named.items()}
     change(tmp_path / "results" / "magnitude-50" / "efficiency.json", **zero)
     (tmp_path / "results" / "energy").mkdir()
@@ -205,6 +207,7 @@ def test_the_bill_and_break_even_are_priced_by_the_measuring_session(made, tmp_p
     assert "train 1 500.0 1.667 0.600" in text and "the whole study 2 600.0 1.889 0.680" in text
     # 6800 J / 2 mJ = 3.4 M tokens, between 6800/4 and 6800/1 thousand
     assert "systematic-50 +2 [+1, +4] 3.4 [1.7, 6.8]" in text
+    assert "systematic-80 +2 [+1, +4] never" in text
     assert "magnitude-50 +0 [−1, +2] never" in text
     assert "What the study cost (estimated)" in text
 
