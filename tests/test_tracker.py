@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from prunelab.errors import InputError
-from prunelab.tracker import WeightHistory
+from prunelab.tracker import WeightHistory, WeightHistoryCallback
 from tests import tiny
 
 
@@ -131,3 +131,47 @@ def test_mistakes_are_named(tmp_path):
         WeightHistory(model, []).importance()
     with pytest.raises(InputError, match="no weight history in this checkpoint"):
         WeightHistory(model, []).load(tmp_path)
+
+
+def notebook_trainer(folder, model, history, tick, every):
+    """A Trainer as a notebook would write one: 10 samples in batches of 2, so 5 steps an epoch."""
+    from transformers import Trainer, TrainingArguments
+
+    rows = torch.arange(10 * 8).view(10, 8) % 40
+    arguments = TrainingArguments(
+        output_dir=str(folder), num_train_epochs=3, per_device_train_batch_size=2, save_strategy="epoch",
+        report_to="none", disable_tqdm=True, use_cpu=True, seed=1,
+    )  # fmt: skip
+    data = [{"input_ids": row, "labels": row} for row in rows]
+    callback = WeightHistoryCallback(history, tick=tick, every=every)
+    return Trainer(model=model, args=arguments, train_dataset=data, callbacks=[callback])
+
+
+NAME = "transformer.h.0.mlp.c_fc.weight"
+
+
+@pytest.mark.parametrize(
+    ("tick", "every", "steps"), [("epoch", 1, [5, 10, 15]), ("epoch", 2, [10]), ("steps", 4, [4, 8, 12])]
+)
+def test_the_callback_ticks_in_a_trainer_of_one_s_own(tmp_path, tick, every, steps):
+    model = tiny.gpt2()
+    history = WeightHistory(model, [NAME], trajectories=2)
+    notebook_trainer(tmp_path, model, history, tick, every).train()
+    assert sorted({row["step"] for row in history.trajectories()}) == steps
+    final = dict(model.named_parameters())[NAME].detach().flatten()
+    if steps[-1] == 15:
+        last = [row for row in history.trajectories() if row["step"] == 15]
+        assert all(row["value"] == pytest.approx(final[row["index"]].item()) for row in last)
+
+
+def test_a_resumed_trainer_of_one_s_own_ends_with_the_same_history(tmp_path):
+    ended = []
+    for checkpoint in (None, str(tmp_path / "checkpoint-10")):
+        model = tiny.gpt2()
+        history = WeightHistory(model, [NAME], trajectories=2)
+        notebook_trainer(tmp_path, model, history, "epoch", 1).train(resume_from_checkpoint=checkpoint)
+        ended.append(history)
+    unbroken, resumed = ended
+    assert resumed.ticks == unbroken.ticks == 3
+    assert torch.equal(resumed.importance()[NAME], unbroken.importance()[NAME])
+    assert resumed.trajectories() == unbroken.trajectories()

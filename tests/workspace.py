@@ -11,6 +11,7 @@ ROOT = Path(__file__).parent.parent
 
 def make(folder: Path, study: str = "smoke") -> Path:
     """Copy what git tracks (and new files that it does not ignore) to `folder` and commit it there."""
+    folder.mkdir(parents=True, exist_ok=True)
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
