@@ -32,11 +32,27 @@ def unpack(path: Path, folder: Path) -> Path:
     if kind is None:
         return path.parent
     try:
-        # The filter keeps a tar's links and absolute names inside the folder; zips never leave it.
-        shutil.unpack_archive(path, folder, kind, **({} if kind == "zip" else {"filter": "data"}))
+        if kind == "zip":  # zips never leave the folder
+            shutil.unpack_archive(path, folder, kind)
+        else:
+            _unpack_tar(path, folder)
     except BROKEN as error:
         raise InputError(f"{path.name}: expected a readable {kind} archive, found: {error}; fetch it again") from None
     return folder
+
+
+def _unpack_tar(path: Path, folder: Path) -> None:
+    """Plain files only, and only inside `folder`. (tarfile's own filter for this is missing before Python 3.11.4.)"""
+    root = folder.resolve()
+    with tarfile.open(path) as archive:
+        for member in archive:
+            target = (root / member.name).resolve()
+            if not target.is_relative_to(root):
+                raise tarfile.TarError(f"{member.name} would lie outside the archive's folder")
+            if member.isfile():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with archive.extractfile(member) as content, open(target, "wb") as file:
+                    shutil.copyfileobj(content, file)
 
 
 def choose(folder: Path, patterns: tuple[str, ...], name: str) -> list[Path]:

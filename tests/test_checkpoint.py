@@ -1,12 +1,14 @@
 """A packed variant: smaller on disk, and the same model to the bit."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import prunelab
 from prunelab import checkpoint, pruning, variants
@@ -38,34 +40,56 @@ def logits_of(model):
         return model(torch.arange(20)[None] % 40).logits
 
 
-def in_a_fresh_process(load, folder, tmp_path):
-    from safetensors.torch import load_file
+def in_a_fresh_process(load, folder, out):
+    """Logits of the model that the lines `load` make of sys.argv[1], in a Python that has done nothing else before.
 
-    out = tmp_path / "logits.safetensors"
-    subprocess.run([sys.executable, "-c", FRESH.format(load=load), str(folder), str(out)], check=True, cwd=tmp_path)
+    One thread: what a process did before (threads, libraries loaded) may change the last bit of a sum.
+    """
+    environment = {**os.environ, "PYTHONPATH": str(Path(prunelab.__file__).parent.parent), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", FRESH.format(load=load), str(folder), str(out)]
+    subprocess.run(command, check=True, cwd=out.parent, env=environment)
     return load_file(out)["logits"]
 
 
 def masked(folders):
     """The dense model with the variant's zeros written in, in this process."""
-    model = prunelab.load(folders / "dense")
+    return put_zeros(prunelab.load(folders / "dense"), folders / "variant")
+
+
+def put_zeros(model, variant):
     parameters = dict(model.named_parameters())
     with torch.no_grad():
-        for name, keep in checkpoint.masks_of(folders / "variant"):
+        for name, keep in checkpoint.masks_of(variant):
             parameters[name].mul_(keep)
     return model
 
 
-def test_a_variant_loads_in_a_fresh_process_with_the_same_logits(folders, tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path(prunelab.__file__).parent.parent))
-    logits = in_a_fresh_process("import prunelab; model = prunelab.load(sys.argv[1])", folders / "variant", tmp_path)
-    assert torch.equal(logits, logits_of(masked(folders)))
+@pytest.fixture(scope="module")
+def expected(folders):
+    """Logits of the masked dense model, in a fresh process too."""
+    load = (
+        "from pathlib import Path; from tests.test_checkpoint import put_zeros; "
+        "from transformers import AutoModelForCausalLM as A; root = Path(sys.argv[1]); "
+        "model = put_zeros(A.from_pretrained(root / 'dense').eval(), root / 'variant')"
+    )
+    return in_a_fresh_process(load, folders, folders / "expected.safetensors")
 
 
-def test_an_export_loads_with_from_pretrained_alone(folders, tmp_path):
-    load = "from transformers import AutoModelForCausalLM as A; model = A.from_pretrained(sys.argv[1]).eval()"
-    logits = in_a_fresh_process(load, folders / "plain", tmp_path)
-    assert torch.equal(logits, logits_of(masked(folders)))
+def same_to_the_bit(found, expected):
+    assert torch.equal(found, expected), f"largest difference {(found - expected).abs().max():.1e}"
+
+
+def test_a_variant_loads_in_a_fresh_process_with_the_same_logits(folders, expected, tmp_path):
+    load = "import prunelab; model = prunelab.load(sys.argv[1])"
+    same_to_the_bit(in_a_fresh_process(load, folders / "variant", tmp_path / "logits.safetensors"), expected)
+
+
+def test_an_export_loads_with_from_pretrained_alone(folders, expected, tmp_path):
+    load = (
+        "from transformers import AutoModelForCausalLM as A; model = A.from_pretrained(sys.argv[1]).eval(); "
+        "assert 'prunelab' not in sys.modules"
+    )
+    same_to_the_bit(in_a_fresh_process(load, folders / "plain", tmp_path / "logits.safetensors"), expected)
 
 
 def test_the_export_command_writes_a_plain_folder(folders, tmp_path):
