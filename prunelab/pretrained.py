@@ -1,7 +1,8 @@
 """A pretrained model as a plain Hugging Face folder: config.json, safetensors, tokenizer, manifest.json.
 
-Weights come as safetensors and are copied as they are, or as one GGUF file, which is dequantized to fp32 once. Pickled
-weights and a model's own Python code are never touched: both can run anything.
+Weights come as safetensors and are copied as they are, as one GGUF file, which is dequantized to fp32 once, or pickled
+(`pytorch_model.bin`, as OPT is published): those are read by torch's restricted unpickler, which builds tensors and
+nothing else, and written as safetensors. A model's own Python code is never run: it could do anything.
 """
 
 import json
@@ -23,6 +24,7 @@ DEFAULT_FILES = (
     "*.jinja",
     "*.gguf",
 )
+PICKLED_FILES = ("pytorch_model*.bin", "pytorch_model.bin.index.json")  # asked for only where there is nothing better
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 WEIGHTS = "model.safetensors"
 
@@ -34,11 +36,18 @@ def prepare(source, out: Path) -> dict:
         brought = sources.bring(source, Path(scratch), DEFAULT_FILES, repo_type="model")
         ggufs = [path for path in brought.files if path.suffix == ".gguf"]
         configs = [path for path in brought.files if path.name == "config.json"]
+        safetensors = [path for path in brought.files if path.suffix == ".safetensors"]
+        if len(configs) == 1 and not safetensors and source.files is None:
+            brought = sources.bring(source, Path(scratch), (*DEFAULT_FILES, *PICKLED_FILES), repo_type="model")
+        pickled = [path for path in brought.files if path.name.startswith("pytorch_model") and path.suffix == ".bin"]
         if len(ggufs) == 1 and not configs:
             called = _dequantize(ggufs[0], out)
         elif len(configs) == 1:
             called = Path(source.name).name
-            _copy(source.name, configs[0].parent, brought.files, out)
+            if pickled and not safetensors:
+                _convert(source.name, configs[0].parent, brought.files, out)
+            else:
+                _copy(source.name, configs[0].parent, brought.files, out)
         else:
             raise InputError(
                 f"{source.name}: expected one model, a config.json beside its weights or one .gguf file, "
@@ -56,17 +65,45 @@ def _copy(name: str, folder: Path, chosen: list[Path], out: Path) -> None:
     needed = _shards(folder, name) if f"{WEIGHTS}.index.json" in there else [WEIGHTS]
     missing = [shard for shard in needed if shard not in there]
     if missing:
-        raise InputError(
-            f"{name}: expected weights in {', '.join(missing[:3])}, found {', '.join(sorted(there))}; only safetensors "
-            "are read, never pickled weights (a converted copy often is a revision of its own, such as refs/pr/1)"
+        raise InputError(f"{name}: expected weights in {', '.join(missing[:3])}, found {', '.join(sorted(there))}")
+    _check_tokenizer(name, there)
+    for path in beside:
+        if path.suffix != ".safetensors" or path.name in needed:
+            shutil.copyfile(path, out / path.name)
+
+
+def _convert(name: str, folder: Path, chosen: list[Path], out: Path) -> None:
+    """Write a model with pickled weights as a folder with safetensors, in the dtype it is stored in."""
+    import pickle
+
+    from transformers import AutoModelForCausalLM
+
+    beside = [path for path in chosen if path.parent == folder]
+    _check_tokenizer(name, {path.name for path in beside})
+    try:
+        # transformers unpickles with weights_only=True; the class also renames what old checkpoints call otherwise.
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            folder, use_safetensors=False, dtype="auto", trust_remote_code=False, output_loading_info=True
         )
+    except (pickle.UnpicklingError, ValueError, KeyError, EOFError, OSError, RuntimeError) as error:
+        found = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"{name}: expected pickled weights that hold tensors and nothing else, found: {found}"
+        ) from error
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+    if missing := sorted(set(loading["missing_keys"]) - tied):  # the library only warns, and fills them at random
+        raise InputError(f"{name}: expected all of the model's weights, found none for {', '.join(missing[:3])}")
+    model.save_pretrained(out)
+    for path in beside:
+        if path.suffix != ".bin" and path.name not in ("config.json", "pytorch_model.bin.index.json"):
+            shutil.copyfile(path, out / path.name)
+
+
+def _check_tokenizer(name: str, there: set[str]) -> None:
     if not there & set(TOKENIZER_FILES):
         raise InputError(
             f"{name}: expected a tokenizer ({', '.join(TOKENIZER_FILES)}), found {', '.join(sorted(there))}"
         )
-    for path in beside:
-        if path.suffix != ".safetensors" or path.name in needed:
-            shutil.copyfile(path, out / path.name)
 
 
 def _shards(folder: Path, name: str) -> list[str]:

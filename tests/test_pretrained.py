@@ -1,4 +1,4 @@
-"""A fetched model is a plain folder: safetensors copied or dequantized, never pickled, whole or refused."""
+"""A fetched model is a plain folder: safetensors copied, dequantized or converted, whole or refused."""
 
 import json
 import shutil
@@ -69,10 +69,15 @@ def only_pickled(folder):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
 
+def only_flax(folder):
+    (folder / "model.safetensors").rename(folder / "flax_model.msgpack")
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (only_pickled, "expected weights in model.safetensors, found config.json, tokenizer.json; only safetensors"),
+        (only_pickled, "expected pickled weights that hold tensors and nothing else, found: "),
+        (only_flax, "expected weights in model.safetensors, found config.json, tokenizer.json"),
         (remove("config.json"), "expected one model, a config.json beside its weights or one .gguf file, found 0"),
         (remove("tokenizer.json"), "expected a tokenizer (tokenizer.json, "),
         (truncate, "expected a whole safetensors file model.safetensors, found: "),
@@ -96,6 +101,59 @@ def test_a_folder_that_would_fail_later_is_refused_now(tmp_path, damage, message
     with pytest.raises(InputError) as caught:
         pretrained.prepare(source(folder), tmp_path / "out")
     assert message in str(caught.value)
+
+
+def pickled_model(folder: Path, renamed=lambda name: name):
+    """A random OPT as OPT is published: half precision, pickled; returns the model."""
+    import torch
+
+    from tests import decoders
+
+    model = decoders.random_model("opt").half()
+    model.config.dtype = "float16"
+    model.config.save_pretrained(folder)
+    state = {renamed(name): tensor for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
+    torch.save(state, folder / "pytorch_model.bin")
+    (folder / "tokenizer.json").write_text("{}")
+    return model
+
+
+def test_pickled_weights_become_safetensors_of_the_same_values(tmp_path):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    # Older OPT checkpoints lack the prefix that the class has today.
+    model = pickled_model(tmp_path / "opt-tiny", lambda name: name.removeprefix("model."))
+    manifest = pretrained.prepare(source(tmp_path / "opt-tiny"), tmp_path / "out")
+    assert manifest["dtypes"] == ["F16"] and manifest["model"] == "opt-tiny"
+    assert not list((tmp_path / "out").glob("*.bin"))
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out", use_safetensors=True)
+    ids = torch.arange(8)[None]
+    assert torch.equal(loaded(ids).logits, model(ids).logits)
+
+
+def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path):
+    import torch
+
+    class Foreign:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "ran",))
+
+    pickled_model(tmp_path / "model")
+    torch.save({"model.decoder.embed_tokens.weight": Foreign()}, tmp_path / "model" / "pytorch_model.bin")
+    with pytest.raises(InputError, match="expected pickled weights that hold tensors and nothing else, found: "):
+        pretrained.prepare(source(tmp_path / "model"), tmp_path / "out")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_pickled_weights_that_lack_a_tensor_are_refused(tmp_path):
+    import torch
+
+    model = pickled_model(tmp_path / "model")
+    state = {name: t for name, t in model.state_dict().items() if "fc1" not in name and "lm_head" not in name}
+    torch.save(state, tmp_path / "model" / "pytorch_model.bin")
+    with pytest.raises(InputError, match=r"expected all of the model's weights, found none for .*fc1"):
+        pretrained.prepare(source(tmp_path / "model"), tmp_path / "out")
 
 
 def test_a_missing_folder_and_two_models_at_once_are_refused(tmp_path):
