@@ -84,6 +84,8 @@ def prepare(arguments):
     from prunelab import checkpoint, quality, windows
 
     model = quality.ready(checkpoint.load(arguments.model), quality.precision(arguments.precision))
+    for weight in model.parameters():
+        weight.detach().sum()  # they are mapped from the file, and read at first use
     tokenizer = AutoTokenizer.from_pretrained(arguments.model)
     text = arguments.text.read_text(encoding="utf-8")
     cut = windows.cut(*windows.tokenise(tokenizer, text), arguments.context, arguments.windows)
