@@ -4,16 +4,15 @@ Repetition is the share of word 4-grams of a text that stood in it before, as se
 tokens; words compare over tokenizers).
 """
 
-import contextlib
-
 import numpy as np
 import torch
 
 from prunelab import models, stats
 from prunelab.quality import known
+from prunelab.workers import threads
 
 NGRAM = 4
-SMALL = 10_000_000  # parameters; below, a token is too little work for a second thread
+SMALL = 10_000_000  # parameters; below, waiting for a second thread made a busy machine 8 times slower
 
 
 @torch.inference_mode()
@@ -24,24 +23,13 @@ def continuations(model, prompts: list[list[int]], count: int, seeds: list[int |
     every row draws from a generator of its own, on the CPU and in float64.
     """
     out = np.empty((len(prompts), len(seeds), count), dtype=np.int64)
-    with _few_threads(model):
+    small = sum(parameter.numel() for parameter in model.parameters()) < SMALL
+    with threads(1 if small else None):
         for number, prompt in enumerate(prompts):
             generators = [None if seed is None else torch.Generator().manual_seed(seed) for seed in seeds]
             choose = _chooser(generators, temperature)
             out[number] = _continue(model, prompt, count, len(seeds), choose).numpy()
     return out
-
-
-@contextlib.contextmanager
-def _few_threads(model):
-    """One thread for a small model: on a busy machine, waiting for a second one made this 8 times slower."""
-    before = torch.get_num_threads()
-    if sum(parameter.numel() for parameter in model.parameters()) < SMALL:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _continue(model, prompt: list[int], count: int, rows: int, choose) -> torch.Tensor:

@@ -10,6 +10,7 @@ import torch
 
 from prunelab import checkpoint, latency, memory, runtimes, stats
 from prunelab.errors import InputError
+from prunelab.workers import threads
 
 MASKED = "masked only: its zeros are stored small, but no dense kernel skips them"
 
@@ -22,10 +23,13 @@ def measure(folder, dense, names: list[str], seconds: float, efficiency, session
     ratios to eager dense and their intervals, `decode_verdict`, `logits_from_eager` (norm of the difference relative
     to the norm, of this model on a prompt), `top1_agreement_eager`, `preparation_s` (with compiling), `rounds`.
     """
-    if efficiency.threads:
-        torch.set_num_threads(efficiency.threads)
+    with threads(efficiency.threads):
+        return _measure(folder, dense, names, seconds, efficiency, session, seed)
+
+
+def _measure(folder, dense, names: list[str], seconds: float, efficiency, session: dict, seed: int) -> dict:
     work = latency.Work(efficiency.prompt_tokens[0], efficiency.batch_sizes[0], efficiency.output_tokens)
-    model, plain = (memory.on_device(checkpoint.load(path)) for path in (folder, dense))
+    model, plain = memory.side_by_side(*(memory.on_device(checkpoint.load(path)) for path in (folder, dense)))
     ids = latency.prompts(plain, work, seed)
     figures = {name: _on(name, model, plain, ids, work, seconds, session, seed) for name in ("eager", *names)}
     masked = checkpoint.is_packed(folder)

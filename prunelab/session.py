@@ -1,7 +1,7 @@
 """A session of measuring: one model beside its dense model, everything that depends on the machine, in a fixed order.
 
     serve the model once, read peak memory   (nothing else is loaded yet)
-    load dense · start the power meter       (side by side: the meter mostly waits for another process)
+    load dense · start the power meter       (at the same time: the meter mostly waits for another process)
     idle power · warm up and time, alternating pass by pass, each work of the sweep · windows of energy · idle power
 
 Dense beside a second copy of itself is the A/A test of the session. What its interval cannot tell from nothing, no
@@ -15,6 +15,7 @@ import torch
 
 from prunelab import checkpoint, device, energy, joules, latency, memory, stats
 from prunelab.errors import InputError
+from prunelab.workers import threads
 
 
 def measure(folder: Path, dense: Path, wanted, power, seed: int, session: dict | None) -> tuple[dict, list[dict]]:
@@ -23,18 +24,22 @@ def measure(folder: Path, dense: Path, wanted, power, seed: int, session: dict |
     wanted, power: the sections `efficiency` and `energy` of the settings. session: the efficiency.json of the A/A test;
     None makes this the A/A test. Call it in a fresh process.
     """
-    if wanted.threads:
-        torch.set_num_threads(wanted.threads)
+    with threads(wanted.threads):
+        return _measure(folder, dense, wanted, power, seed, session)
+
+
+def _measure(folder: Path, dense: Path, wanted, power, seed: int, session: dict | None) -> tuple[dict, list[dict]]:
     works = latency.sweep(wanted.prompt_tokens, wanted.batch_sizes, wanted.output_tokens)
     variant, peaks = memory.peak_of_serving(folder, works[0], seed)
 
     from prunelab import wattmeter  # only now: it brings pandas, which is not the model's memory
 
     meter = wattmeter.Starting(power.country)
-    models = {"variant": variant, "dense": memory.on_device(checkpoint.load(dense))}
+    pair = memory.side_by_side(variant, memory.on_device(checkpoint.load(dense)))
+    models = dict(zip(("variant", "dense"), pair, strict=True))
     ids = {work: latency.prompts(models["dense"], work, seed) for work in works}
     figures = {
-        "runtime": "eager",
+        "runtime": "int8, eager" if (folder / checkpoint.INT8_MARK).exists() else "eager",
         "dtype": str(variant.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         **memory.parameter_counts(variant),

@@ -183,6 +183,7 @@ def _trainer(train, model, tokens, work: Path, seed: int, callbacks):
         adam_beta2=train.beta2,
         max_grad_norm=train.max_grad_norm,
         bf16=bf16,
+        use_cpu=not torch.cuda.is_available(),  # said outright, because the library refuses bf16 on a CPU otherwise
         eval_strategy="steps",
         eval_steps=evaluate_every,
         logging_steps=evaluate_every,

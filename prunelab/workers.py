@@ -4,12 +4,27 @@ Threads that share one operation wait for each other thousands of times a batch,
 several times the seconds; threads with batches of their own never wait (and in quiet they are somewhat faster).
 """
 
+import contextlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
 LIMIT = 4  # workers, because each may hold sums of its own; many-core machines give each several threads
+
+
+@contextlib.contextmanager
+def threads(count: int | None):
+    """Within, an operation computes with `count` threads (None: as many as before); afterwards as it was.
+
+    Another number adds sums up in another order, so it must not leak: two runs would no longer be equal to the bit.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def number_of(device: torch.device, batches: int) -> int:
@@ -25,15 +40,11 @@ def share(work: Callable, batches: int, workers: int) -> list:
     """
     if workers == 1:
         return [work(0, range(batches))]
-    recording, threads = torch.is_grad_enabled(), torch.get_num_threads()
+    recording = torch.is_grad_enabled()
 
     def entered(worker: int):
         with torch.set_grad_enabled(recording):  # holds for one thread alone
             return work(worker, range(worker, batches, workers))
 
-    torch.set_num_threads(max(1, threads // workers))
-    try:
-        with ThreadPoolExecutor(workers) as executor:
-            return list(executor.map(entered, range(workers)))
-    finally:
-        torch.set_num_threads(threads)
+    with threads(max(1, torch.get_num_threads() // workers)), ThreadPoolExecutor(workers) as executor:
+        return list(executor.map(entered, range(workers)))
