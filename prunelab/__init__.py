@@ -1,5 +1,12 @@
 """prunelab: track how every weight evolves, prune by many methods, measure what that costs and buys."""
 
+import logging
+
+# transformers imports torchao where it is installed, which then reports every kernel of other machines that it could
+# not load, and how torch's pytree registry has changed. No news, three lines at the start of every stage.
+for _name in ("torchao", "torch.utils._pytree"):
+    logging.getLogger(_name).setLevel(logging.ERROR)
+
 
 def load(path, **options):
     """The model in folder `path`, a plain Hugging Face folder or a packed variant; see `prunelab.checkpoint.load`."""

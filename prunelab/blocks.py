@@ -14,7 +14,9 @@ name.
 """
 
 import contextlib
+import ctypes
 import functools
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -28,6 +30,8 @@ from prunelab import models, workers
 from prunelab.checkpoint import Tensors
 from prunelab.errors import InputError
 from prunelab.hidden import HiddenStates
+
+LARGE_BYTES = 2_000_000_000  # from here on memory counts for more than the few percent of time that saving it costs
 
 
 class BlockModel:
@@ -46,7 +50,10 @@ class BlockModel:
         path, self.weights = Path(path), Path(weights or path)
         if not (path / "config.json").exists():
             raise InputError(f"{path}: no config.json in it; expected a model's folder")
-        stored = set(Tensors(self.weights).names())
+        tensors = Tensors(self.weights)
+        stored = set(tensors.names())
+        if tensors.nbytes >= LARGE_BYTES:
+            _give_freed_memory_back()
         bf16 = precision == "bf16" or (precision == "auto" and models.computes_bf16())
         self.dtype = torch.bfloat16 if bf16 else torch.float32
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -228,6 +235,17 @@ def progress(model: BlockModel, what: str, backwards: bool = False):
     numbers = range(len(model.blocks))
     # Not reversed(tqdm(...)): a bar that is switched off then counts forwards.
     return tqdm(numbers[::-1] if backwards else numbers, desc=what, unit="block", disable=None)
+
+
+def _give_freed_memory_back() -> None:
+    """From now on, tensors that are let go leave this process, where the C library is glibc.
+
+    By itself it keeps what was freed, up to 32 MB a piece, for later; pieces of many sizes from several threads then
+    add up to twice what is in use. A fixed threshold ends that (man mallopt): larger pieces are mapped one by one.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # another C library: has its own ways
+            ctypes.CDLL("libc.so.6").mallopt(-3, 1 << 20)  # M_MMAP_THRESHOLD
 
 
 def _equal(one, other) -> bool:

@@ -1,4 +1,4 @@
-"""A model on disk: a plain Hugging Face folder, or a packed variant that is as small as its zeros allow.
+"""A model on disk: a plain Hugging Face folder, a packed variant as small as its zeros allow, or one in int8 (int8.py).
 
 Packed: every masked tensor T is stored as `T.bits` (uint8: numpy's packbits of the row-major keep-mask, 1 = kept) and
 `T.values` (the surviving values in row-major order, the model's dtype); all others as they are. A 30-60 % sparse file
@@ -24,6 +24,7 @@ PACKED_FORMAT = "prunelab-packed-1"
 SHARD_BYTES = 256_000_000  # held in memory while a variant is written
 # Beside the tensors a variant holds what the dense folder needs to be loaded: config, tokenizer, generation defaults.
 COMPANIONS = ("*.json", "*.txt", "*.model", "*.jinja")
+INT8_MARK = "int8.json"  # stands in a folder that int8.py wrote
 NOT_COMPANIONS = {"prunable.json", "sparsity.json", "manifest.json", PACKED_INDEX, "model.safetensors.index.json"}
 
 
@@ -153,7 +154,7 @@ def copy_companions(source, target) -> None:
 
 
 def load(folder, dtype: torch.dtype | None = None):
-    """The model in `folder`, plain or packed, in eval mode, on the CPU.
+    """The model in `folder`, plain, packed or in int8, in eval mode, on the CPU.
 
     `dtype` None keeps the stored one. Raises InputError when there is no model, or tensors and config do not agree.
     """
@@ -165,6 +166,10 @@ def load(folder, dtype: torch.dtype | None = None):
     folder = Path(folder)
     if not (folder / "config.json").exists():
         raise InputError(f"{folder}: no config.json in it; expected a model's folder")
+    if (folder / INT8_MARK).exists():
+        from prunelab import int8
+
+        return int8.load(folder)
     if not is_packed(folder):
         Tensors(folder)  # a broken file gets our line instead of a traceback from deep inside
         return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype or "auto").eval()

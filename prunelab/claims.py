@@ -1,4 +1,4 @@
-"""The verdict in words: what to deploy, and which claims of arXiv 2502.17071 this study bears out.
+"""The verdict in words: what to deploy, and which claims of arXiv 2502.17071 and of the field this study bears out.
 
 Names of variants stand in backticks; everything else is plain text. Nothing is said that no interval supports.
 """
@@ -118,14 +118,19 @@ def _ratio(row: dict) -> tuple:
 
 
 def claims(study, found: list[Group]) -> list[Claim]:
-    """The paper's claims that this study's methods can answer."""
+    """The claims that this study's methods can answer."""
     methods = list(dict.fromkeys(group.method for group in found))
     told, paper = [], _with_allocation(PAPER, methods)
     if paper and (baseline := paper.replace(PAPER, BASELINE)) in methods:
-        told.append(_history(study, found, paper, baseline))
+        question = "Does weight history beat plain magnitude at equal sparsity?"
+        told.append(_beats(study, found, question, paper, baseline))
     if followed := paper or _with_allocation(BASELINE, methods):
         curve = [group for group in found if group.method == followed]
         told += [_fall(study, curve), _rise(study, curve)]
+    rewriting, scoring = (_with_allocation(name, methods) for name in ("sparsegpt", "wanda"))
+    if rewriting and scoring:
+        question = "Does SparseGPT, which rewrites what stays, beat Wanda at equal sparsity?"
+        told.append(_beats(study, found, question, rewriting, scoring))
     return told
 
 
@@ -134,9 +139,8 @@ def _with_allocation(method: str, methods: list[str]) -> str | None:
     return min((name for name in methods if split_method(name)[0] == method), key=len, default=None)
 
 
-def _history(study, found: list[Group], paper: str, baseline: str) -> Claim:
-    by_rate = verdict.effects(study, found, paper, baseline)
-    question = "Does weight history beat plain magnitude at equal sparsity?"
+def _beats(study, found: list[Group], question: str, method: str, baseline: str) -> Claim:
+    by_rate = verdict.effects(study, found, method, baseline)
     known = {rate: effect for rate, effect in by_rate.items() if effect.lo == effect.lo}
     if not known:
         return Claim(question, "open", "No rate at which both were measured with an interval.")
@@ -151,12 +155,13 @@ def _history(study, found: list[Group], paper: str, baseline: str) -> Claim:
     # Better here and worse there is no advantage.
     status = "holds" if len(better) == len(known) else "holds in part" if better and not worse else "does not hold"
     some = next(iter(known.values()))
-    scope = (
-        f"Intervals over {some.units:,} windows of text of one trained model: another seed may differ."
-        if some.unit == "windows"
-        else f"Intervals over {some.units} training seeds."
-    )
-    answer = f"`{paper}` against `{baseline}`: {'; '.join(parts)}. {scope}"
+    fetched = study.settings.train.epochs == 0
+    if some.unit == "windows":
+        once = "one calibration set: another one" if fetched else "one trained model: another seed"
+        scope = f"Intervals over {some.units:,} windows of text of {once} may differ."
+    else:
+        scope = f"Intervals over {some.units} {'calibration' if fetched else 'training'} seeds."
+    answer = f"`{method}` against `{baseline}`: {'; '.join(parts)}. {scope}"
     figures = ((rate_name(rate), f"{interval(effect, '+.4f')} nats", effect.sign) for rate, effect in known.items())
     return Claim(question, status, answer, thinned(list(figures)))
 

@@ -207,6 +207,10 @@ def write(cut: Cut, full, folder: Path, name: str) -> float:
         raise InputError(f"{name}: the written folder loads with {problems[0]}: {sorted(told[problems[0]])[:3]}")
     cut.stand_in(full)
     apart = difference(again.eval(), full.eval())
+    if not apart <= TOLERANCE[full.dtype] and full.dtype == torch.float32:
+        # Thirty blocks amplify the rounding of sums taken in another order; in float64 only what is wrong remains.
+        apart = difference(again.double(), full.double())
+        full.float()
     if not apart <= TOLERANCE[full.dtype]:
         raise InputError(
             f"{name}: the smaller model's logits are {apart:.1e} (relative) from the masked model's; "

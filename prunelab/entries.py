@@ -15,11 +15,13 @@ from prunelab import files, params
 from prunelab.errors import InputError
 
 REPORT = Path("report")
+BEST = Path("models/best")
 IDENTITY = ("variant", "method", "rate", "seed", "allocation", "dense")  # columns that say which row it is: parameters
 
 
 class Entry(NamedTuple):
-    """One run to be. `curve` holds (step, metric, value); `model` the logged model's tags, None for a study."""
+    """One run to be. `curve` holds (step, metric, value); `model` the logged model's tags, and its
+    `name` where that is not the run's; None for a study that delivers none."""
 
     name: str
     params: dict[str, str]
@@ -73,8 +75,20 @@ def entries(settings: params.Settings) -> list[Entry]:
     attached = [path for path in (REPORT / "index.html", REPORT / "results.csv", Path("params.yaml")) if path.exists()]
     settled = {key: str(value)[:6000] for key, value in _flat(settings.model_dump()).items()}
     tags = _tags("study", settings) | {"prunelab.results": whole}
-    made.append(Entry(settings.study, settled, numbers, tags, _curve(Path("models/dense")), None, attached))
+    delivered, card = _delivered(outputs)
+    made.append(Entry(settings.study, settled, numbers, tags, _curve(Path("models/dense")), delivered, attached + card))
     return made
+
+
+def _delivered(outputs: dict) -> tuple[dict[str, str] | None, list[Path]]:
+    """The model to deploy as the study's logged model, and its card; nothing where the stage export has not run."""
+    if not (BEST / "delivery.json").exists():
+        return None, []
+    facts = files.read_json(BEST / "delivery.json")
+    path = BEST.as_posix()
+    model = {"name": BEST.name, "variant": facts["variant"], "chosen": facts["why"]}
+    model |= {"dvc.path": path, "dvc.md5": outputs.get(path, ("", "unknown"))[1], "dvc.get": f"dvc pull {path}"}
+    return model, [BEST / "README.md"]
 
 
 def _tags(kind: str, settings: params.Settings) -> dict[str, str]:

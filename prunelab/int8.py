@@ -9,7 +9,6 @@ On disk: the dense folder's companions, `int8.json`, and `packed-int8.safetensor
 `<weight>.scale` (one an output row) in place of each quantised weight.
 """
 
-import logging
 import warnings
 from pathlib import Path
 
@@ -17,11 +16,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from prunelab import models
-from prunelab.checkpoint import Tensors, copy_companions
+from prunelab.checkpoint import INT8_MARK, Tensors, copy_companions
 from prunelab.errors import InputError
 from prunelab.files import read_json, whole_directory, write_json
 
-MARK = "int8.json"
 FILE = "packed-int8.safetensors"
 FORMAT = "prunelab-int8-1"
 
@@ -61,7 +59,7 @@ def save(dense, out, name: str) -> dict:
         copy_companions(dense, partial)
         save_file(tensors, partial / FILE, {"format": "pt"})
         facts = {"variant": name, "format": FORMAT, "layers": len(quantised), "bytes": (partial / FILE).stat().st_size}
-        write_json(partial / MARK, facts)
+        write_json(partial / INT8_MARK, facts)
     return facts
 
 
@@ -71,8 +69,8 @@ def load(folder):
     from transformers import AutoConfig, AutoModelForCausalLM
 
     folder = Path(folder)
-    if (found := read_json(folder / MARK).get("format")) != FORMAT:
-        raise InputError(f"{folder / MARK}: format {found!r}, this version reads {FORMAT}")
+    if (found := read_json(folder / INT8_MARK).get("format")) != FORMAT:
+        raise InputError(f"{folder / INT8_MARK}: format {found!r}, this version reads {FORMAT}")
     tensors = Tensors(folder, FILE)
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
@@ -125,8 +123,6 @@ def _quantise_layer(layer: nn.Linear) -> None:
         raise InputError(f"int8: {reason}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        # At import it reports every kernel of other machines that it could not load.
-        logging.getLogger("torchao").setLevel(logging.ERROR)
         from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
 
     quantize_(nn.ModuleList([layer]), Int8DynamicActivationInt8WeightConfig())

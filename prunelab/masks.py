@@ -4,6 +4,7 @@ Exactly `round(s·n)` of `n` weights go, ties broken by index (the earlier goes 
 would remove one too many, or all ties. Infinite scores always stay, where the count allows.
 """
 
+import numpy as np
 import torch
 
 
@@ -30,17 +31,25 @@ def lowest_n_of_m(scores: torch.Tensor, zeros: int, group: int) -> torch.Tensor:
 
 def remove(scores: torch.Tensor, count: int) -> torch.Tensor:
     """Keep-mask of `scores` (rows, columns) in which every row loses exactly its `count` lowest."""
-    keep = torch.ones_like(scores, dtype=torch.bool)
-    if count == 0:
-        return keep
-    if count == scores.shape[1]:
-        return torch.zeros_like(keep)
+    if count in (0, scores.shape[1]):
+        return torch.full_like(scores, count == 0, dtype=torch.bool)
     # The value at the border, then among its ties the first ones: a stable sort of everything costs ten times as much.
-    border = scores.kthvalue(count, dim=1, keepdim=True).values
-    below = scores < border
-    ties = scores == border
-    missing = count - below.sum(1, keepdim=True)
-    return keep & ~below & ~(ties & (ties.cumsum(1) <= missing))
+    border = _lowest_value(scores, count)
+    removed = scores <= border
+    surplus = removed.sum(1, keepdim=True) - count
+    if surplus.any():
+        ties = scores == border
+        removed &= ~ties | (ties.cumsum(1) <= ties.sum(1, keepdim=True) - surplus)
+    return ~removed
+
+
+def _lowest_value(scores: torch.Tensor, count: int) -> torch.Tensor:
+    """(rows, 1): the `count`-th lowest of every row."""
+    if scores.device.type != "cpu" or scores.shape[1] < 256:
+        return scores.kthvalue(count, dim=1, keepdim=True).values
+    # On long rows numpy's is up to ten times as fast.
+    found = np.partition(scores.detach().numpy(), count - 1, axis=1)[:, count - 1 : count]
+    return torch.from_numpy(found.copy())
 
 
 def below(scores: torch.Tensor, threshold: float) -> torch.Tensor:

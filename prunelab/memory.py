@@ -50,13 +50,29 @@ def on_device(model):
     return model.to("cuda") if torch.cuda.is_available() else model
 
 
+def side_by_side(*models):
+    """The models with every weight copied into this process's own memory, for timing them beside each other.
+
+    `from_pretrained` maps the file of a plain folder; a packed variant is unpacked into memory. Other pages and another
+    alignment are worth several percent of time, which are not the variant's.
+    """
+    for model in models:
+        if model.device.type == "cpu":
+            for tensor in (*model.parameters(), *model.buffers()):
+                if not hasattr(tensor, "qdata"):  # quantised here, so it has memory of its own
+                    tensor.data = tensor.data.clone()
+    return models
+
+
 def parameter_counts(model) -> dict:
     """`parameters` and `nonzero_parameters` (a tied tensor counts once) and the bytes they are held in."""
     tensors = list(model.parameters())
+    # A quantised weight is a tensor that holds two: its integers, and their scales.
+    held = [[tensor.qdata, tensor.scale] if hasattr(tensor, "qdata") else [tensor] for tensor in tensors]
     return {
         "parameters": sum(tensor.numel() for tensor in tensors),
-        "nonzero_parameters": sum(int(tensor.count_nonzero()) for tensor in tensors),
-        "parameter_bytes": sum(tensor.nbytes for tensor in tensors),
+        "nonzero_parameters": sum(int(parts[0].count_nonzero()) for parts in held),
+        "parameter_bytes": sum(part.nbytes for parts in held for part in parts),
     }
 
 
@@ -84,8 +100,12 @@ def macs_per_token(model, ids: torch.Tensor) -> int:
     def fused_attention(query_shape, key_shape, value_shape, *options, **named):
         return sdpa_flop_count(query_shape, key_shape, value_shape)
 
-    # The fused attention of CPUs is missing from torch's own table (2.13).
+    def integer_product(left_shape, right_shape, *options, **named):
+        return 2 * left_shape[0] * left_shape[1] * right_shape[1]
+
+    # The fused attention of CPUs and products of integers are missing from torch's own table (2.13).
     missing = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: fused_attention}
+    missing |= {torch.ops.aten._int_mm: integer_product}
     token, cache = latency.prefill(model, ids)
     with FlopCounterMode(display=False, custom_mapping=missing) as counter:
         latency.decode_one_token(model, token, cache)

@@ -317,7 +317,7 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _repeats_what_it_can(self):
-        once = [*self.structure.variants, *self.recover.variants, *self.structure.floor, *self.runtimes.rows]
+        once = [*self.structure.variants, *self.recover.variants, *self.structure.floor]
         if self.replicas and once:
             raise ValueError(f"replicas: repeat prune.methods only, and {once[0]} stands beside them; leave one out")
         return self
@@ -367,10 +367,10 @@ class Settings(Section):
         return found
 
     def references(self) -> list[str]:
-        """The ids of the unpruned rows: dense, its controls, its floor and its quantised self, for every seed."""
-        suffixes = ["", *(f"-{tag}" for tag in self.replicas)]
-        others = [*self.prune.controls, *(["small"] if self.structure.floor else []), *self.runtimes.rows]
-        return [f"{name}{suffix}" for suffix in suffixes for name in ("dense", *(f"dense-{other}" for other in others))]
+        """The ids of the unpruned rows: dense and its controls for every seed; its floor and quantised self once."""
+        rows = ["dense", *(f"dense-{control}" for control in self.prune.controls)]
+        once = [*(["dense-small"] if self.structure.floor else []), *(f"dense-{row}" for row in self.runtimes.rows)]
+        return [*rows, *once, *(f"{row}-{tag}" for tag in self.replicas for row in rows)]
 
     def seed_of(self, tag: str | None) -> int:
         """The number behind a replica's tag: `s2` → 2; without a tag the study's own seed."""

@@ -104,7 +104,12 @@ def _create(mlflow, client, experiment: str, entry: Entry, tags: dict[str, str])
     model = None
     if entry.model is not None:
         model = mlflow.create_external_model(
-            entry.name, run, entry.model | tags, entry.params, model_type="causal-lm", experiment_id=experiment
+            entry.model.get("name", entry.name),
+            run,
+            entry.model | tags,
+            entry.params,
+            model_type="causal-lm",
+            experiment_id=experiment,
         ).model_id
     now = int(time.time() * 1000)
     metrics = [Metric(key, value, now, 0, model_id=model) for key, value in entry.metrics.items()]

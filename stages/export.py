@@ -6,7 +6,7 @@ python -m stages.export --results results --models models --out models/best
 import argparse
 from pathlib import Path
 
-from prunelab import energy, params, results
+from prunelab import params, results
 from prunelab.errors import exit_cleanly
 
 
@@ -15,15 +15,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, required=True, help="folder of all results")
     parser.add_argument("--models", type=Path, required=True, help="folder of all models")
     parser.add_argument("--out", type=Path, required=True, help="folder of the delivered model")
-    parser.add_argument("--energy", type=Path, help="JSON file that books what this stage used")
     arguments = parser.parse_args(argv)
     settings = params.load()
     study = results.read(settings, arguments.results, arguments.models)  # before the slow imports: it may refuse
-    with energy.stage_meter("export", arguments.energy):
-        from prunelab import delivery
 
-        choice = delivery.choose(study)
-        delivery.deliver(study, choice, arguments.out, settings.export.onnx)
+    from prunelab import delivery
+
+    choice = delivery.choose(study)
+    delivery.deliver(study, choice, arguments.out, settings.export.onnx)
     print(f"{arguments.out}: {choice.variant}, {choice.why}")
 
 

@@ -16,7 +16,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the quantised model")
     parser.add_argument("--energy", type=Path, help="JSON file that books what this stage used")
     arguments = parser.parse_args(argv)
-    with energy.stage_meter(arguments.name, arguments.energy):
+    with energy.stage_meter(f"int8-{arguments.name}", arguments.energy):
         from prunelab import int8
 
         facts = int8.save(arguments.dense, arguments.out, arguments.name)

@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     settings = params.load()
     changes = read_json(arguments.like / "sparsity.json")["structure"]["config_changes"]
-    with energy.stage_meter("dense-small", arguments.energy, long=True, country=settings.energy.country):
+    with energy.stage_meter("small-dense-small", arguments.energy, long=True, country=settings.energy.country):
         from prunelab import training
 
         with whole_directory(arguments.out) as partial:

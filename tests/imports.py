@@ -1,7 +1,8 @@
 """Which files of this repository a stage's code is made of, read from its import statements (also those inside
-functions). `python -m tests.imports` prints the code deps that dvc.yaml should list."""
+functions). `python -m tests.imports` writes them into dvc.yaml as each stage's code deps."""
 
 import ast
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -38,10 +39,20 @@ def _imported(path: str) -> list[str]:
     return found
 
 
-def stages() -> list[str]:
-    return sorted(path.stem for path in (ROOT / "stages").glob("*.py") if path.stem != "__init__")
+def listed(text: str) -> str:
+    """The dvc.yaml `text` with the code deps of every stage replaced by what its imports say."""
+    code, written = [], []
+    for line in text.splitlines():
+        if command := re.search(r"cmd: python -m stages\.(\w+)", line):
+            code = sorted(code_of(command[1]), key=lambda path: (not path.startswith("stages/"), path))
+        if module := re.match(r"(\s*- )(?:stages|prunelab)/\w+\.py$", line):
+            written += [f"{module[1]}{path}" for path in code]  # all of them in place of the first
+            code = []
+        else:
+            written.append(line)
+    return "\n".join(written) + "\n"
 
 
 if __name__ == "__main__":
-    for stage in stages():
-        print(f"{stage}:\n  - " + "\n  - ".join(sorted(code_of(stage), key=lambda p: (p.split("/")[0] != "stages", p))))
+    dvc = ROOT / "dvc.yaml"
+    dvc.write_text(listed(dvc.read_text(encoding="utf-8")), encoding="utf-8")

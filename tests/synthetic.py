@@ -24,8 +24,9 @@ def settings(folder: Path, **changes) -> params.Settings:
     """The repository's params.yaml, with `changes` such as `replicas=["s2"]` or `prune={"rates": [50]}`."""
     yaml = YAML(typ="safe", pure=True)
     content = yaml.load(ROOT / "params.yaml")
+    content["runtimes"]["rows"] = []  # the figures written here have no quantised model
     for key, value in changes.items():
-        content[key] = content[key] | value if isinstance(value, dict) else value
+        content[key] = (content[key] or {}) | value if isinstance(value, dict) else value
     folder.mkdir(parents=True, exist_ok=True)
     yaml.dump(content, folder / "params.yaml")
     return params.load(folder / "params.yaml")

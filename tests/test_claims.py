@@ -73,6 +73,30 @@ def test_over_seeds_the_scope_is_the_seeds(tmp_path):
     assert "Intervals over 3 training seeds." in history.answer
 
 
+def test_sparsegpt_is_held_against_wanda_over_calibration_seeds_where_the_model_was_fetched(tmp_path, monkeypatch):
+    monkeypatch.setattr(synthetic, "COST", {"wanda": 1.0, "sparsegpt": 0.6})
+    fetched = {"start": "fetched", "epochs": 0, "tokenizer": "fetched"}
+    model = {"kind": "path", "name": "somewhere"}
+    methods = {"methods": ["wanda", "sparsegpt"], "rates": [50, "2of4"], "controls": []}
+    settings = synthetic.settings(
+        tmp_path,
+        prune=methods,
+        train=fetched,
+        fetch={"model": model},
+        replicas=["s2", "s3"],
+        calibrate={
+            "samples": 8, "length": 64, "seed": 0, "propagate": "dense", "batch_tokens": 512, "precision": "fp32",
+            "hidden_states": "memory", "owl_outlier_multiple": 5, "owl_span": 0.08,
+        },
+    )  # fmt: skip
+    study = results.read(settings, *synthetic.write(tmp_path, settings))
+    (claim,) = claims.claims(study, verdict.groups(study))
+    assert claim.question.startswith("Does SparseGPT") and claim.status == "holds"
+    assert (
+        "`sparsegpt` against `wanda`: lower loss at 50 % and 2:4. Intervals over 3 calibration seeds." in claim.answer
+    )
+
+
 def test_a_fall_is_told_with_the_controls_that_fell_too(tmp_path, monkeypatch):
     _, (_, fall, _) = told(tmp_path, {"magnitude": -1.0, "systematic": -1.0}, monkeypatch)
     assert fall.status == "holds"

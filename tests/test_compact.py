@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from prunelab import compact, importance, models, structure
+from prunelab import checkpoint, compact, importance, models, structure
 from prunelab.errors import InputError
 from tests import architectures
 
@@ -151,3 +151,12 @@ def test_a_block_that_does_something_unknown_is_refused_instead_of_broken(tmp_pa
     model = architectures.build("gpt2", scale_attn_by_inverse_layer_idx=True)
     with pytest.raises(InputError, match="depth-33: the smaller model's logits are .* from the masked model's"):
         compact.write(compact.depth(model, [0]), model, tmp_path, "depth-33")
+
+
+def test_rounding_alone_refuses_no_model(tmp_path, monkeypatch):
+    """As in deep models: what fp32 rounds is more than allowed, what float64 leaves is not."""
+    model = architectures.build("gpt2")
+    cut = narrowed(model, "mlp-width")
+    monkeypatch.setitem(compact.TOLERANCE, torch.float32, 1e-12)
+    assert compact.write(cut, model, tmp_path, "mlp-width-30") < 1e-12
+    assert model.dtype == torch.float32 and checkpoint.load(tmp_path).dtype == torch.float32

@@ -1,10 +1,12 @@
 """The pipeline through real `dvc repro`: what runs, what does not, what it leaves behind."""
 
 import csv
+import json
 import re
 
 import pytest
 from ruamel.yaml import YAML
+from transformers import AutoModelForCausalLM
 
 from prunelab import params
 from tests import imports, workspace
@@ -28,7 +30,7 @@ def test_a_stage_lists_the_modules_it_is_made_of(name):
     stage = graph()[name]
     module = re.match(r"python -m stages\.(\w+)", stage["cmd"])[1]
     listed = {dep for dep in stage.get("deps", []) if dep.endswith(".py")}
-    assert listed == imports.code_of(module), f"dvc.yaml, {name}: python -m tests.imports prints what belongs there"
+    assert listed == imports.code_of(module), f"dvc.yaml, {name}: python -m tests.imports writes what belongs there"
 
 
 def test_training_does_not_depend_on_methods_or_on_the_report():
@@ -43,6 +45,16 @@ def test_every_command_writes_where_dvc_looks():
         outs = [out if isinstance(out, str) else next(iter(out)) for out in stage["outs"]]
         for option in re.findall(r"--(?:out|energy) (\S+)", stage["cmd"]):
             assert any(out == option or out.startswith(option + "/") for out in outs), (name, option)
+
+
+def test_a_bill_is_named_by_its_stage_so_that_the_report_finds_it():
+    for name, stage in graph().items():
+        module = re.match(r"python -m stages\.(\w+)", stage["cmd"])[1]
+        bill = re.search(r"--energy results/energy/(\S+)\.json", stage["cmd"])
+        if bill:
+            assert re.fullmatch(rf"{module}(-.+)?", bill[1]), name
+        else:  # these two read that folder; the probe does nothing worth booking
+            assert module in ("device", "export", "report")
 
 
 @pytest.fixture(scope="module")
@@ -66,13 +78,17 @@ def test_one_command_runs_every_stage_and_leaves_the_contract_s_files(study):
     folder, output = study
     settings = params.load(folder / "params.yaml")
     ids = [variant.id for variant in settings.variants()]
-    for stage in ("fetch", "train", "reference", "efficiency-dense", "report"):
+    for stage in ("fetch", "train", "reference", "efficiency-dense", "export", "report"):
         assert stage in ran(output)
     for identifier in ids:
         assert {f"{kind}@{identifier}" for kind in ("prune", "quality", "efficiency")} <= set(ran(output))
         assert (folder / "models" / identifier / "sparsity.json").exists()
         for part in ("quality.json", "efficiency.json", "readings.parquet"):
             assert (folder / "results" / identifier / part).exists()
+    delivered = json.loads((folder / "models" / "best" / "delivery.json").read_text())
+    assert delivered["variant"] in ["dense", *ids]
+    best, dense = (AutoModelForCausalLM.from_pretrained(folder / "models" / name) for name in ("best", "dense"))
+    assert best.num_parameters() == dense.num_parameters()
     table = rows(folder)
     assert list(table[0])[: len(CONTRACT)] == CONTRACT
     assert [row["variant"] for row in table] == [*settings.references(), *ids]

@@ -23,7 +23,7 @@ def test_its_two_commands_are_make_study_and_make_test():
 
 
 def test_every_file_and_module_it_names_is_there():
-    for path in re.findall(r"\]\((docs/[^)]+)\)", README) + re.findall(r"`(studies/\w[\w-]*\.yaml)`", README):
+    for path in re.findall(r"\]\((docs/[^)#]+)", README) + re.findall(r"`(studies/\w[\w-]*\.yaml)`", README):
         assert (workspace.ROOT / path).exists(), path
     for module in re.findall(r"python -m ([a-z_.]+\w)", README):
         assert (workspace.ROOT / Path(*module.split("."))).with_suffix(".py").exists(), module

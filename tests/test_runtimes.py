@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from prunelab import int8, latency, models, onnx, runtimes
+from prunelab import checkpoint, int8, latency, memory, models, onnx, runtimes
 from prunelab.errors import InputError
 from tests import architectures, tiny
 
@@ -71,12 +71,16 @@ def test_an_int8_folder_loads_to_the_bit_and_is_smaller(name, tmp_path):
     model = architectures.build(name)
     folder = tiny.dense_folder(tmp_path / "dense", model)
     facts = int8.save(folder, tmp_path / "int8", "dense-int8")
-    loaded = int8.load(tmp_path / "int8")
+    loaded = checkpoint.load(tmp_path / "int8")
     int8.quantise(model)
     with torch.no_grad():
         assert torch.equal(loaded(input_ids=architectures.IDS).logits, model(input_ids=architectures.IDS).logits)
     assert facts["bytes"] < 0.75 * (folder / "model.safetensors").stat().st_size
     assert facts["layers"] == len(models.prunable_tensors(architectures.build(name)))
+    dense = architectures.build(name)
+    held, plain = memory.parameter_counts(loaded), memory.parameter_counts(dense)
+    assert held["parameters"] == plain["parameters"] and held["parameter_bytes"] < 0.75 * plain["parameter_bytes"]
+    assert memory.macs_per_token(loaded, architectures.IDS) == memory.macs_per_token(dense, architectures.IDS)
 
 
 @needs("onnx")

@@ -22,6 +22,7 @@ def write_study(folder: Path) -> None:
     text = (ROOT / "params.yaml").read_text(encoding="utf-8")
     raw = _yaml().load(text)
     raw["prune"] |= {"methods": ["random", "magnitude"], "rates": [50], "controls": ["average"]}
+    raw["runtimes"]["rows"] = []
     with open(folder / "params.yaml", "w", encoding="utf-8") as file:
         _yaml().dump(raw, file)
     (folder / "report").mkdir()
@@ -72,6 +73,30 @@ def made() -> dict[str, entries.Entry]:
 
 def test_every_variant_and_the_study_become_one_run_each_in_the_order_of_the_settings(study):
     assert list(made()) == ["dense", "dense-average", "random-50", "magnitude-50", "default"]
+
+
+def test_the_model_to_deploy_is_the_study_s_logged_model_and_names_what_dvc_keeps(study):
+    assert made()["default"].model is None
+    best = study / "models" / "best"
+    best.mkdir()
+    (best / "delivery.json").write_text(json.dumps({"variant": "magnitude-50", "why": "named in export.variant"}))
+    (best / "README.md").write_text("# card")
+    lock = _yaml().load(study / "dvc.lock")
+    lock["stages"]["export"] = {"cmd": "x", "outs": [{"path": "models/best", "md5": "ee.dir"}]}
+    with open(study / "dvc.lock", "w", encoding="utf-8") as file:
+        _yaml().dump(lock, file)
+    entry = made()["default"]
+    assert entry.model["variant"] == "magnitude-50" and entry.model["dvc.md5"] == "ee.dir"
+    assert entry.model["dvc.get"] == "dvc pull models/best"
+    assert Path("models/best/README.md") in entry.artifacts
+    uri = f"sqlite:///{study / 'mlflow.db'}"
+    experiment, runs, _ = tracking.mirror(list(made().values()), "default", uri)
+    import mlflow
+
+    logged = mlflow.MlflowClient(uri).search_logged_models([experiment])
+    assert {model.name for model in logged} == {"dense", "dense-average", "random-50", "magnitude-50", "best"}
+    (delivered,) = (model for model in logged if model.name == "best")
+    assert delivered.tags["dvc.path"] == "models/best" and delivered.source_run_id == runs[-1]
 
 
 def test_the_runs_of_variants_have_the_same_parameters_and_metrics(study):

@@ -85,6 +85,7 @@ def make(folder: Path, train_seconds: float = 0, prune_seconds: float = 0) -> Pa
     (folder / "table.csv").write_text(TABLE)
     (folder / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
     edit_params(folder, prune={"methods": ["random", "magnitude"], "rates": [50, 80], "controls": []})
+    edit_params(folder, runtimes={"rows": []})
     (folder / "studies").mkdir()
     (folder / "studies" / "small.yaml").write_bytes((folder / "params.yaml").read_bytes())
     (folder / ".gitignore").write_text("/events.log\n/.prunelab/\n/fail-*\n")
