@@ -22,7 +22,7 @@ from prunelab.heads import Head, split
 from prunelab.windows import PADDING, Windows
 from prunelab.workers import threads
 
-CHUNK_BYTES = 32 << 20  # fp32 logits at once: fewer read the head (100 MB) too often, more gain nothing
+CHUNK_BYTES = 16 << 20  # fp32 logits at once, three such tensors a thread: half as many cost 5 %, twice as many win 3 %
 
 
 class DenseStates(NamedTuple):
