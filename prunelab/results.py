@@ -31,7 +31,7 @@ COLUMNS = (
 # fmt: off
 FURTHER = (
     "allocation", "dense", "loss_increase_percent", "loss_increase_percent_lo", "loss_increase_percent_hi",
-    "decode_verdict", "energy_estimated", "prune_rate", "target_sparsity",
+    "decode_verdict", "energy_estimated", "prune_rate", "target_sparsity", "calibration_hash", "calibration_seed",
 )
 # fmt: on
 # A name that two files use for different things.
@@ -132,6 +132,8 @@ def _row(files: dict, identifier: str, method: str, rate: str | None, allocation
         row["sparsity_pruned"] = 0.0
     if method in SAME_SHAPE:
         row |= {key: base["efficiency"].get(key) for key in ("parameters", "dense_bytes")}
+    if calibration := files[identifier].get("sparsity", {}).get("calibration"):
+        row |= {"calibration_hash": calibration.get("hash"), "calibration_seed": calibration.get("seed")}
     provenance = row["energy_provenance"] = files[identifier].get("efficiency", {}).get("energy_provenance")
     if isinstance(provenance, dict):
         row["energy_provenance"] = " ".join(f"{part}:{source}" for part, source in provenance.items())

@@ -58,6 +58,17 @@ def test_a_row_holds_what_its_files_hold(made):
     assert rows["dense"]["seed"] == settings.seed and rows["dense"]["method"] == "dense"
 
 
+def test_a_calibrated_row_names_its_calibration_text_by_hash_and_seed(made):
+    settings, folder, models = made
+    path = models / "systematic-50-s2" / "sparsity.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"calibration": {"hash": "cd" * 32, "seed": 2, "samples": 8}}))
+    rows = {row["variant"]: row for row in results.read(settings, folder, models).rows}
+    named = {name: rows["systematic-50-s2"][f"calibration_{name}"] for name in ("hash", "seed")}
+    assert named == {"hash": "cd" * 32, "seed": 2}
+    assert rows["systematic-50"]["calibration_hash"] is None
+
+
 def test_what_was_not_measured_is_empty_and_not_zero(made, tmp_path):
     rows = results.read(*made).rows
     average = next(row for row in rows if row["variant"] == "dense-average")
