@@ -4,9 +4,10 @@
     python -m benchmarks.measuring --seconds 3 --repeats 20
 
 The planted variant is the dense model that waits after each forward pass until its own time has grown by the planted
-share. Prints: the smallest effect of the A/A test, how many of the planted were found, how many of nothing, the
-interval's coverage of the truth, and what part of the blocks was dropped. The machine should be idle; its load and the
-host's steal time are printed, because on a shared one they are the result. The last line is JSON.
+share; what comes after a wait is a little slower too, so a planted 5 % reads 6 to 8. Prints: the smallest effect of the
+A/A test, how many of the planted were found, how many of nothing (and how often the interval held that nothing), and
+what part of the blocks was dropped. The machine should be idle; its load and the host's steal time are printed, because
+on a shared one they are the result. The last line is JSON.
 """
 
 import argparse
@@ -83,21 +84,24 @@ def main() -> None:
 
 def planted(share: float, work: latency.Work, arguments, smallest: float) -> dict:
     """Measurements of one planted share: how many were found, covered, and how many blocks were dropped."""
-    found = covered = dropped = blocks = 0
+    found = holds_one = dropped = blocks = 0
     for repeat in range(arguments.repeats):
         variant, dense = build(), build()
-        if share:
-            slow_down(variant, share)
+        slow_down(variant, share)
+        slow_down(dense, 0.0)  # the hooks themselves cost 1 or 2 %, which is not what is planted
         figures = measure(variant, dense, work, arguments.seconds, seed=repeat)
         verdict = stats.verdict(interval(figures), smallest)
         found += verdict == "slower" if share else verdict != "no difference"
-        covered += figures["decode_ratio_lo"] <= 1 + share <= figures["decode_ratio_hi"]
+        holds_one += figures["decode_ratio_lo"] <= 1 <= figures["decode_ratio_hi"]
         dropped += figures["dropped_blocks"]
         blocks += figures["dropped_blocks"] + figures["blocks"]
         print(f"planted {share:4.0%}  {show(figures)}  {verdict}", flush=True)
-    print(f"planted {share:4.0%}: a difference found {found} of {arguments.repeats} times; interval holds the truth")
-    print(f"              {covered} times; {dropped} of {blocks} blocks dropped", flush=True)
-    return {"found": found, "covered": covered, "of": arguments.repeats, "dropped": dropped, "blocks": blocks}
+    print(
+        f"planted {share:4.0%}: a difference found {found} of {arguments.repeats} times; interval held 1 {holds_one} "
+        f"times; {dropped} of {blocks} blocks dropped",
+        flush=True,
+    )
+    return {"found": found, "interval_held_1": holds_one, "of": arguments.repeats, "dropped": dropped, "blocks": blocks}
 
 
 def show(figures: dict) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from prunelab import checkpoint, device, latency, memory, models, removal, stats, variants
+from prunelab import checkpoint, device, latency, models, removal, stats, variants
 
 WEIGHTS_ALONE = {"depth": "depth-random", "mlp-width": "mlp-width-norms"}
 
@@ -42,7 +42,6 @@ def smaller(dense: Path, identifier: str, folder: Path, round_to: int) -> dict:
 
 def timed(model, dense, work: latency.Work, seconds: float) -> dict:
     """latency's figures of `model` beside `dense`."""
-    model, dense = memory.side_by_side(model, dense)
     arms = {"variant": model, "dense": dense}
     ids = latency.prompts(dense, work, 0)
     latency.warm_up(arms, ids, work.output_tokens, seconds / 2)

@@ -13,9 +13,14 @@ it is half of the time, and without it an A/A interval is three times as wide. T
 `decode_ms`.
 
 A block is A B B A or B A A B (drawn by the seed): a steady drift hits both models alike and cancels in the block's
-ratio. Models alternate per pass, because a neighbour comes and goes in seconds; the ratio's interval is bootstrapped
-over blocks, and a block that was disturbed is dropped with both its arms. The rule stands in `disturbed`, looks at no
-reading, and is the same for every model.
+ratio. Models alternate per pass, because a neighbour comes and goes in seconds. A block that was disturbed is dropped
+with both its arms. The rule stands in `disturbed`, looks at no reading, and is the same for every model.
+
+    | copy weights, ABBA BAAB ABBA … | copy weights, BAAB ABBA … | … PARTS times; the bootstrap resamples parts
+
+Two copies of one model differ by 1 to 2 % for as long as they stay where they are in memory, and a bootstrap over
+blocks, however many, does not see it (it called 2 of 15 such pairs different). So both models' weights move to another
+place for every part, and only parts count as independent.
 """
 
 import gc
@@ -31,7 +36,8 @@ from prunelab import device, stats
 from prunelab.errors import InputError
 from prunelab.models import context_length
 
-MIN_BLOCKS = 3  # measured however small the budget is: less has no interval
+MIN_BLOCKS = 3  # measured however small the budget is, each in a part of its own: less has no interval
+PARTS = 10  # of the budget, each with weights in another place
 STEADY = 0.05  # warm-up ends when medians of successive rounds differ by less
 ROUND_PASSES = 3
 
@@ -124,27 +130,55 @@ def warm_up(models: dict, ids: torch.Tensor, output_tokens: int, limit_s: float)
         before = medians
 
 
+def move(models: dict, generator: np.random.Generator) -> None:
+    """Copy every weight on the CPU, in an order drawn by `generator`, so that it lies elsewhere in memory.
+
+    It also makes models alike that were loaded differently: `from_pretrained` maps the file of a plain folder, a packed
+    variant is unpacked into memory, and that alone is worth several percent of time.
+    """
+    found = [model for model in models.values() if isinstance(model, torch.nn.Module)]
+    tensors = [tensor for model in found for tensor in (*model.parameters(), *model.buffers())]
+    # Quantised and sparse weights are tensors of a kind of their own, made here, so in memory of their own.
+    plain = [tensor for tensor in tensors if tensor.device.type == "cpu" and type(tensor.data) is torch.Tensor]
+    for number in generator.permutation(len(plain)):
+        plain[number].data = plain[number].data.clone()
+
+
 def interleave(models: dict, ids: torch.Tensor, work: Work, seconds: float, seed: int) -> list[dict]:
     """Blocks of passes for `seconds`, at least MIN_BLOCKS; models: {"variant": model, "dense": model}.
 
-    One row a pass: the work, `block`, `position` (0..3), `arm`, the two readings, and of its block `dropped`,
+    One row a pass: the work, `part`, `block`, `position` (0..3), `arm`, the two readings, and of its block `dropped`,
     `waited_s` (all threads, for a core that others had), `steal_s` (taken by the host; both None where the system does
     not tell), `switches` (involuntary, of this process) and `block_s`.
     """
-    generator = np.random.default_rng(seed)
+    generator, places = np.random.default_rng(seed), np.random.default_rng((seed, 1))
     rows: list[dict] = []
-    start, block = time.perf_counter(), 0
+    start, block, part, ends = time.perf_counter(), 0, -1, 0.0
     gc.collect()
     gc.disable()  # a collection in the middle of a pass is nobody's latency
     try:
         while block < MIN_BLOCKS or time.perf_counter() - start < seconds:
+            if time.perf_counter() - start >= ends:
+                part += 1
+                ends = (part + 1) * seconds / PARTS
+                move(models, places)
+                for model in models.values():
+                    serve(model, ids, 2)  # to fill the caches
             first, second = ("variant", "dense") if generator.random() < 0.5 else ("dense", "variant")
             before = _disturbance()
             passes = [(arm, serve(models[arm], ids, work.output_tokens)) for arm in (first, second, second, first)]
             seen = {name: _difference(value, before[name]) for name, value in _disturbance().items()}
             seen["dropped"] = disturbed(sum(reading.waited_ms for _, reading in passes) / 1e3, **seen)
             rows += [
-                {**work._asdict(), "block": block, "position": position, "arm": arm, **reading._asdict(), **seen}
+                {
+                    **work._asdict(),
+                    "part": part,
+                    "block": block,
+                    "position": position,
+                    "arm": arm,
+                    **reading._asdict(),
+                    **seen,
+                }
                 for position, (arm, reading) in enumerate(passes)
             ]
             block += 1
@@ -185,19 +219,20 @@ def _difference(now: float | None, before: float | None) -> float | None:
 def summary(rows: list[dict], seed: int, draws: int = 10_000) -> dict:
     """Figures of one work: per reading the variant's median, p10, p90 and the ratio to dense with its 95 % interval.
 
-    Disturbed blocks are left out, unless fewer than MIN_BLOCKS would remain: then all count and `quiet` is False.
-    `dense`: medians of the dense model's readings.
+    Disturbed blocks are left out, unless blocks of fewer than MIN_BLOCKS parts would remain: then all count and `quiet`
+    is False. `dense`: medians of the dense model's readings.
     """
     kept = [row for row in rows if not row["dropped"]]
-    blocks, quiet = len(rows) // 4, len(kept) >= 4 * MIN_BLOCKS
+    blocks, quiet = len(rows) // 4, len({row["part"] for row in kept}) >= MIN_BLOCKS
     kept = kept if quiet else rows
+    parts = np.array([row["part"] for row in kept[0::4]])
     figures = {"blocks": len(kept) // 4, "dropped_blocks": blocks - len(kept) // 4, "quiet": quiet}
     figures = {name: rows[0][name] for name in Work._fields} | figures
     for reading in COMPARED:
         arms = {arm: np.array([row[reading] for row in kept if row["arm"] == arm]) for arm in ("variant", "dense")}
         # two readings an arm and block, in the order of the blocks: a block's ratio is that of its geometric means
         pairs = {arm: np.sqrt(values[0::2] * values[1::2]) for arm, values in arms.items()}
-        ratio, lo, hi = stats.paired_ratio(pairs["variant"], pairs["dense"], draws, seed=seed, statistic="trimmed")
+        ratio, lo, hi = stats.paired_ratio(pairs["variant"], pairs["dense"], draws, groups=parts, seed=seed)
         p10, median, p90 = np.quantile(arms["variant"], [0.1, 0.5, 0.9])
         name = reading.partition("_")[0]
         figures |= {reading: float(median), f"{reading}_p10": float(p10), f"{reading}_p90": float(p90)}

@@ -50,20 +50,6 @@ def on_device(model):
     return model.to("cuda") if torch.cuda.is_available() else model
 
 
-def side_by_side(*models):
-    """The models with every weight copied into this process's own memory, for timing them beside each other.
-
-    `from_pretrained` maps the file of a plain folder; a packed variant is unpacked into memory. Other pages and another
-    alignment are worth several percent of time, which are not the variant's.
-    """
-    for model in models:
-        if model.device.type == "cpu":
-            for tensor in (*model.parameters(), *model.buffers()):
-                if not hasattr(tensor, "qdata"):  # quantised here, so it has memory of its own
-                    tensor.data = tensor.data.clone()
-    return models
-
-
 def parameter_counts(model) -> dict:
     """`parameters` and `nonzero_parameters` (a tied tensor counts once) and the bytes they are held in."""
     tensors = list(model.parameters())

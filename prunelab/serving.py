@@ -29,7 +29,7 @@ def measure(folder, dense, names: list[str], seconds: float, efficiency, session
 
 def _measure(folder, dense, names: list[str], seconds: float, efficiency, session: dict, seed: int) -> dict:
     work = latency.Work(efficiency.prompt_tokens[0], efficiency.batch_sizes[0], efficiency.output_tokens)
-    model, plain = memory.side_by_side(*(memory.on_device(checkpoint.load(path)) for path in (folder, dense)))
+    model, plain = (memory.on_device(checkpoint.load(path)) for path in (folder, dense))
     ids = latency.prompts(plain, work, seed)
     figures = {name: _on(name, model, plain, ids, work, seconds, session, seed) for name in ("eager", *names)}
     masked = checkpoint.is_packed(folder)

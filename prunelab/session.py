@@ -35,8 +35,7 @@ def _measure(folder: Path, dense: Path, wanted, power, seed: int, session: dict 
     from prunelab import wattmeter  # only now: it brings pandas, which is not the model's memory
 
     meter = wattmeter.Starting(power.country)
-    pair = memory.side_by_side(variant, memory.on_device(checkpoint.load(dense)))
-    models = dict(zip(("variant", "dense"), pair, strict=True))
+    models = {"variant": variant, "dense": memory.on_device(checkpoint.load(dense))}
     ids = {work: latency.prompts(models["dense"], work, seed) for work in works}
     figures = {
         "runtime": "int8, eager" if (folder / checkpoint.INT8_MARK).exists() else "eager",

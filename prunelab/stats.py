@@ -9,7 +9,7 @@ of t. The quantiles are therefore widened as in Hesterberg, "What Teachers Shoul
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -29,7 +29,7 @@ def paired_bootstrap(
     lo and hi are then nan. ValueError: nothing given, or a value that is not finite.
     """
     values = _checked(difference_per_unit, "difference_per_unit")
-    lo, hi = _expanded_percentiles(_resample(values, _mean_rows, draws, seed), len(values), level)
+    lo, hi = _expanded_percentiles(_resample(values, draws, seed), len(values), level)
     return float(values.mean()), lo, hi
 
 
@@ -38,28 +38,29 @@ def paired_ratio(
     dense: Sequence[float] | np.ndarray,
     draws: int = 10_000,
     *,
+    groups: Sequence[int] | np.ndarray | None = None,
     seed: int = 0,
     level: float = 0.95,
-    statistic: str = "median",
 ) -> Interval:
-    """Ratio variant / dense from paired positive readings, (ratio, lo, hi); statistic: a key of STATISTICS.
+    """Ratio variant / dense from paired positive readings, (ratio, lo, hi).
 
     variant, dense: shape (pairs,), the same unit of measure. Ratios are averaged as logarithms (a ratio of 2 and one of
-    1/2 make 1), so "mean" is the geometric mean. Fewer than FEW pairs get the mean of logarithms and Student's t,
-    whatever the statistic: wide, and honest about it. ValueError: unequal lengths, or readings that are not finite
-    and above zero.
+    1/2 make 1). groups: (pairs,), for readings that share what no number of pairs averages out, such as a place in
+    memory: a group counts once, with the mean of the middle half of its logarithms, and the bootstrap resamples groups
+    (None: every pair is one). Fewer than FEW groups get Student's t: wide, and honest about it. ValueError: unequal
+    lengths, or readings that are not finite and above zero.
     """
     a, b = _checked(variant, "variant"), _checked(dense, "dense")
     if len(a) != len(b):
         raise ValueError(f"paired readings differ in number: {len(a)} of the variant, {len(b)} of dense")
     if (a <= 0).any() or (b <= 0).any():
         raise ValueError("a ratio needs readings above zero")
-    logs, rows = np.log(a) - np.log(b), STATISTICS[statistic]
-    if len(logs) < FEW:
-        mean, lo, hi = seed_interval(logs, level)
-        return math.exp(mean), math.exp(lo), math.exp(hi)
-    lo, hi = _expanded_percentiles(_resample(logs, rows, draws, seed), len(logs), level)
-    return float(np.exp(rows(logs[None, :])[0])), math.exp(lo), math.exp(hi)
+    logs = np.log(a) - np.log(b)
+    if groups is not None:
+        groups = np.asarray(groups)
+        logs = np.array([_middle_mean(logs[groups == group]) for group in np.unique(groups)])
+    interval = seed_interval(logs, level) if len(logs) < FEW else paired_bootstrap(logs, draws, seed=seed, level=level)
+    return tuple(math.exp(end) for end in interval)
 
 
 def seed_interval(values: Sequence[float] | np.ndarray, level: float = 0.95) -> Interval:
@@ -129,25 +130,10 @@ def _t_within(t: float, freedom: int) -> float:
     return math.sin(angle) * total
 
 
-def _mean_rows(samples: np.ndarray) -> np.ndarray:
-    return samples.mean(axis=1)
-
-
-def _median_rows(samples: np.ndarray) -> np.ndarray:
-    return np.median(samples, axis=1)
-
-
-def _trimmed_rows(samples: np.ndarray) -> np.ndarray:
+def _middle_mean(values: np.ndarray) -> float:
     """Mean of the middle half: nearly as deaf to outliers as the median, and half as noisy on clean readings."""
-    cut = samples.shape[1] // 4
-    return np.sort(samples, axis=1)[:, cut : samples.shape[1] - cut].mean(axis=1)
-
-
-STATISTICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "mean": _mean_rows,
-    "median": _median_rows,
-    "trimmed": _trimmed_rows,
-}
+    cut = len(values) // 4
+    return float(np.sort(values)[cut : len(values) - cut].mean())
 
 
 def _checked(values: Sequence[float] | np.ndarray, name: str) -> np.ndarray:
@@ -159,14 +145,14 @@ def _checked(values: Sequence[float] | np.ndarray, name: str) -> np.ndarray:
     return values
 
 
-def _resample(values: np.ndarray, rows: Callable[[np.ndarray], np.ndarray], draws: int, seed: int) -> np.ndarray:
-    """Statistic of `draws` samples with replacement, shape (draws,); at most CHUNK_ELEMENTS values exist at once."""
+def _resample(values: np.ndarray, draws: int, seed: int) -> np.ndarray:
+    """Means of `draws` samples with replacement, shape (draws,); at most CHUNK_ELEMENTS values exist at once."""
     generator = np.random.default_rng(seed)
     step = max(1, CHUNK_ELEMENTS // len(values))
     parts = []
     for start in range(0, draws, step):
         shape = (min(step, draws - start), len(values))
-        parts.append(rows(values[generator.integers(0, len(values), size=shape)]))
+        parts.append(values[generator.integers(0, len(values), size=shape)].mean(axis=1))
     return np.concatenate(parts)
 
 

@@ -15,8 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import init_empty_weights
 from safetensors.torch import save_file
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     EarlyStoppingCallback,
@@ -28,6 +30,7 @@ from transformers.utils import logging
 
 from prunelab import models
 from prunelab.characters import character_tokenizer
+from prunelab.checkpoint import Tensors
 from prunelab.errors import InputError
 from prunelab.files import sha256_file, write_json
 from prunelab.tracker import STATE_FILE, WeightHistory, WeightHistoryCallback
@@ -106,23 +109,46 @@ def run(settings, data: Path, out: Path, seed: int, callbacks=()) -> None:
     logging.set_verbosity_error()  # hints for users of the library's own scripts
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
+    if not train.epochs:
+        take(_fetched(data), train.context, out)
+        return
     model, tokenizer = _start(settings, data, seed)
-    limit = models.context_length(model.config)
-    if limit and train.context > limit:
-        raise InputError(f"train.context: {train.context} exceeds the model's {limit} positions")
-    if train.epochs:
-        texts = {part: (data / "text" / f"{part}.txt").read_text(encoding="utf-8") for part in ("train", "validation")}
-        tokens = {part: encode(tokenizer, text) for part, text in texts.items()}
-        work = Path("checkpoints") / _fingerprint(train, seed, data, callbacks)
-        trainer, history = _trainer(train, model, tokens, work, seed, callbacks)
-        trainer.train(resume_from_checkpoint=_last_checkpoint(work))
-        _write_history(history, trainer, out / "history")
-        _write_best(trainer, out / "best")
+    _check_context(train.context, model)
+    texts = {part: (data / "text" / f"{part}.txt").read_text(encoding="utf-8") for part in ("train", "validation")}
+    tokens = {part: encode(tokenizer, text) for part, text in texts.items()}
+    work = Path("checkpoints") / _fingerprint(train, seed, data, callbacks)
+    trainer, history = _trainer(train, model, tokens, work, seed, callbacks)
+    trainer.train(resume_from_checkpoint=_last_checkpoint(work))
+    _write_history(history, trainer, out / "history")
+    _write_best(trainer, out / "best")
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     write_json(out / "prunable.json", models.prunable_tensors(model))
-    if train.epochs:
-        shutil.rmtree(work)
+    shutil.rmtree(work)
+
+
+def take(folder: Path, context: int, out: Path) -> None:
+    """Make the fetched model in `folder` the dense one as it is: files are copied, so it may be larger than memory.
+
+    Only where its files name tensors otherwise than transformers' class does today, it is loaded and saved once.
+    Raises InputError when it is made for fewer than `context` tokens, or holds no decoder blocks.
+    """
+    with init_empty_weights():
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    _check_context(context, model)
+    stored, head = Tensors(folder), model.get_output_embeddings()
+    if all(name in stored for name, weight in model.named_parameters() if head is None or weight is not head.weight):
+        shutil.copytree(folder, out, dirs_exist_ok=True)
+    else:
+        AutoModelForCausalLM.from_pretrained(folder).save_pretrained(out)
+        AutoTokenizer.from_pretrained(folder).save_pretrained(out)
+    write_json(out / "prunable.json", models.prunable_tensors(model))
+
+
+def _check_context(context: int, model) -> None:
+    limit = models.context_length(model.config)
+    if limit and context > limit:
+        raise InputError(f"train.context: {context} exceeds the model's {limit} positions")
 
 
 def encode(tokenizer, text: str) -> torch.Tensor:
@@ -135,11 +161,8 @@ def _start(settings, data: Path, seed: int):
     """The model and tokenizer that training starts from."""
     train = settings.train
     if train.start == "fetched":
-        folder = data / "model"
-        if not folder.is_dir():
-            raise InputError("train.start: fetched, but fetch.model brought no model; set fetch.model")
-        model = AutoModelForCausalLM.from_pretrained(folder)
-        return model, AutoTokenizer.from_pretrained(folder)
+        folder = _fetched(data)
+        return AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     # The alphabet of all three parts: a letter that only a held-out play has must not be an unknown token.
     tokenizer = character_tokenizer(
         "".join(p.read_text(encoding="utf-8") for p in sorted((data / "text").glob("*.txt")))
@@ -147,6 +170,13 @@ def _start(settings, data: Path, seed: int):
     set_seed(seed)
     special = {"bos_token_id": None, "eos_token_id": None}  # characters have none; the default would be out of range
     return models.build(train.architecture, {**train.config, "vocab_size": len(tokenizer)}, **special), tokenizer
+
+
+def _fetched(data: Path) -> Path:
+    folder = data / "model"
+    if not folder.is_dir():
+        raise InputError("train.start: fetched, but fetch.model brought no model; set fetch.model")
+    return folder
 
 
 def _trainer(train, model, tokens, work: Path, seed: int, callbacks):

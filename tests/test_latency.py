@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from prunelab import latency
+from prunelab import checkpoint, latency
 from prunelab.errors import InputError
 from tests import tiny
 
@@ -19,12 +19,12 @@ def model():
 
 
 def rows_of(variant_ms, dense_ms, dropped=()):
-    """Rows of A B B A blocks from readings of shape (blocks, 2) an arm."""
+    """Rows of A B B A blocks, each a part of its own, from readings of shape (blocks, 2) an arm."""
     rows = []
     for block, (a, b) in enumerate(zip(variant_ms, dense_ms, strict=True)):
         for position, (arm, ms) in enumerate([("variant", a[0]), ("dense", b[0]), ("dense", b[1]), ("variant", a[1])]):
             reading = {"prefill_ms": 3 * ms, "decode_ms_per_token": ms, "decode_ms": 5 * ms, "waited_ms": 0.0}
-            place = {"block": block, "position": position, "arm": arm, "dropped": block in dropped}
+            place = {"part": block, "block": block, "position": position, "arm": arm, "dropped": block in dropped}
             rows.append({**WORK._asdict(), **place, **reading})
     return rows
 
@@ -95,9 +95,33 @@ def test_blocks_alternate_in_an_order_drawn_by_the_seed(monkeypatch):
     assert order(0) == order(0) != order(1)
 
 
+def test_the_budget_has_parts_and_weights_move_before_each(model, monkeypatch):
+    ticks, moved = itertools.count(), []
+    monkeypatch.setattr(latency, "time", SimpleNamespace(perf_counter=lambda: next(ticks) / 10))
+    monkeypatch.setattr(latency, "serve", lambda model, ids, tokens: latency.Pass(3.0, 1.0, 5.0, 0.0))
+    monkeypatch.setattr(latency, "move", lambda models, generator: moved.append(len(moved)))
+    rows = latency.interleave({"variant": "v", "dense": "d"}, None, WORK, 20.0, seed=0)
+    parts = [row["part"] for row in rows]
+    assert moved == sorted(set(parts)) == list(range(latency.PARTS)) and parts == sorted(parts)
+
+
+def test_moved_weights_lie_elsewhere_and_compute_the_same(tmp_path):
+    folder = tiny.dense_folder(tmp_path / "dense", tiny.gpt2())
+    mapped = checkpoint.load(folder)
+    ids = torch.arange(8)[None]
+    wanted = mapped(input_ids=ids).logits
+    before = [tensor.data_ptr() for tensor in mapped.parameters()]
+    latency.move(
+        {"variant": mapped, "dense": "not torch's, such as a session of ONNX Runtime"}, np.random.default_rng(0)
+    )
+    assert sum(a != b.data_ptr() for a, b in zip(before, mapped.parameters(), strict=True)) > len(before) / 2
+    assert torch.equal(mapped(input_ids=ids).logits, wanted)
+    assert mapped.get_output_embeddings().weight is mapped.get_input_embeddings().weight  # tied weights stay tied
+
+
 def test_there_are_blocks_enough_for_an_interval_however_small_the_budget(model):
     rows = latency.interleave({"variant": model, "dense": model}, latency.prompts(model, WORK, 0), WORK, 1e-9, seed=0)
-    assert len(rows) == 4 * latency.MIN_BLOCKS
+    assert len(rows) == 4 * latency.MIN_BLOCKS and {row["part"] for row in rows} == {0, 1, 2}
     assert all(row["prefill_ms"] > 0 and row["decode_ms"] >= row["decode_ms_per_token"] > 0 for row in rows)
     assert all(row["switches"] >= 0 and row["block_s"] > 0 for row in rows)
 

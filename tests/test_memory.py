@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from prunelab import checkpoint, latency, memory
+from prunelab import latency, memory
 from tests import tiny
 
 WORK = latency.Work(prompt_tokens=8, batch=1, output_tokens=4)
@@ -20,19 +20,6 @@ def llama():
     config = AutoConfig.for_model("llama", **sizes, num_attention_heads=4, num_key_value_heads=2)
     torch.manual_seed(0)
     return AutoModelForCausalLM.from_config(config).eval()
-
-
-def test_models_timed_beside_each_other_hold_copies_of_the_same_weights(tmp_path):
-    folder = tiny.dense_folder(tmp_path / "dense", tiny.gpt2())
-    one, other = checkpoint.load(folder), checkpoint.load(folder)
-    ids = torch.arange(8)[None]
-    wanted = one(input_ids=ids).logits
-    before = [tensor.data_ptr() for tensor in one.parameters()]
-    moved = memory.side_by_side(one, other)
-    assert moved == (one, other)
-    assert all(a != b.data_ptr() for a, b in zip(before, one.parameters(), strict=True))
-    assert torch.equal(one(input_ids=ids).logits, wanted) and torch.equal(other(input_ids=ids).logits, wanted)
-    assert one.get_output_embeddings().weight is one.get_input_embeddings().weight  # tied weights stay tied
 
 
 def test_macs_are_those_worked_out_by_hand():

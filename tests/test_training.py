@@ -1,6 +1,7 @@
 """Training: the same windows on every way, a curve that a kill does not change, a stop at the first bad loss."""
 
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -10,10 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from prunelab import models, params, training
 from prunelab.errors import InputError
+from tests import tiny
 
 ROOT = Path(__file__).parent.parent
 WORDS = [
@@ -148,6 +150,44 @@ def test_the_folder_is_a_plain_hugging_face_one_with_best_and_last_and_history(p
     assert set(importance) == {tensor["name"] for tensor in models.prunable_tensors(model)}
 
 
+def fetched(place, renamed=lambda name: name):
+    """A small GPT-2 as the stage fetch leaves one, its tensors under other names."""
+    folder = tiny.dense_folder(place / "data" / "model", tiny.gpt2())
+    (folder / "prunable.json").unlink()
+    (folder / "tokenizer.json").write_text("{}")
+    tensors = load_file(folder / "model.safetensors")
+    save_file({renamed(name): tensor for name, tensor in tensors.items()}, folder / "model.safetensors")
+    return folder
+
+
+def test_a_fetched_model_is_taken_as_it_is_file_by_file_and_never_loaded(place, monkeypatch):
+    from transformers import AutoModelForCausalLM
+
+    source = fetched(place)
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_: pytest.fail("it may not fit into memory"))
+    (out := place / "dense").mkdir()
+    training.take(source, 16, out)
+    for path in source.iterdir():
+        assert (out / path.name).read_bytes() == path.read_bytes()
+    assert json.loads((out / "prunable.json").read_text()) == models.prunable_tensors(tiny.gpt2())
+
+
+def test_a_fetched_model_with_older_names_of_tensors_is_saved_under_today_s(place, monkeypatch):
+    from transformers import AutoTokenizer
+
+    class NoTokenizer:
+        def save_pretrained(self, folder):
+            pass
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda folder: NoTokenizer())
+    source = fetched(place, lambda name: name.removeprefix("transformer."))
+    (out := place / "dense").mkdir()
+    training.take(source, 16, out)
+    old, new = (load_file(folder / "model.safetensors") for folder in (source, out))
+    names = {entry["name"] for entry in models.prunable_tensors(tiny.gpt2())}
+    assert names <= set(new) and all(torch.equal(new[name], old[name.removeprefix("transformer.")]) for name in names)
+
+
 def test_the_loss_that_is_not_finite_stops_the_run_and_names_the_step(place):
     with pytest.raises(InputError, match=r"training step \d+: the loss is (nan|inf)"):
         run(place, learning_rate=1e12, warmup_steps=0, max_grad_norm=1e30)
@@ -189,5 +229,7 @@ def test_bad_settings_are_named(place):
         run(place, "c", context=17)
     with pytest.raises(InputError, match="fetched, but fetch.model brought no model"):
         run(place, "d", start="fetched", tokenizer="fetched")
+    with pytest.raises(InputError, match="exceeds the model's 32 positions"):
+        training.take(tiny.dense_folder(place / "small", tiny.gpt2()), 33, place)
     with pytest.raises(InputError, match="tracker.window counts back"):
         run(place, "e", tracker={**TRACKER, "window": 2}, early_stopping_patience=1)
