@@ -67,9 +67,10 @@ def interleave(
     passes = {phase: max(1, math.ceil(window_seconds / times[phase])) for phase in PHASES}
     tokens = {"prefill": work.batch * work.prompt_tokens, "decode": work.batch * steps}
     block_seconds = 4 * sum(passes[phase] * times[phase] for phase in PHASES)
-    generator = np.random.default_rng(seed)
+    generator, places = np.random.default_rng(seed), np.random.default_rng((seed, 1))
     rows = []
     for block in range(max(2, round(seconds / block_seconds))):
+        latency.move(models, places)  # a place in memory must not pass for a saving
         first, second = ("variant", "dense") if generator.random() < 0.5 else ("dense", "variant")
         for position, arm in enumerate((first, second, second, first)):
             model = models[arm]
