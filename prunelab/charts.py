@@ -34,15 +34,16 @@ def loss_against_sparsity(groups, references: list[dict], limit_percent: float, 
     ceiling = dense * (1 + sharp_percent / 100)
     lowest = min([_low(g) for points in lines.values() for g in points] + [row["loss"] for row in references])
     highest = max(max(group.loss[0], group.loss[2]) for points in lines.values() for group in points)
-    everything_near = highest <= ceiling
-    if everything_near:  # one panel shows it all
+    nothing_near = min(group.loss[0] for points in lines.values() for group in points) > ceiling
+    one_panel = highest <= ceiling or nothing_near
+    if one_panel:  # it shows all there is to see
         ceiling = max(highest, dense * (1 + limit_percent / 100)) * 1.002
     floor = lowest - 0.08 * (ceiling - lowest)
     with rc_context(look()):
         if len(lines) > EIGHT:
             return _panels(lines, style, dense, floor, dense * (1 + 3 * sharp_percent / 100))
         figure = Figure(figsize=(13.4, 6.0), layout="constrained")
-        panels = figure.subplots(1, 1 if everything_near else 2, squeeze=False)[0]
+        panels = figure.subplots(1, 1 if one_panel else 2, squeeze=False)[0]
         near = panels[0]
         for axes in panels:
             axes.axhline(dense, color=LIGHT["ink"], linewidth=1.1)
@@ -62,7 +63,7 @@ def loss_against_sparsity(groups, references: list[dict], limit_percent: float, 
                 marks.append((row["loss"], f"{name} {row['loss']:.4f}"))
         names = [(points[-1].loss[0], name, style[points[0].method]["color"]) for name, points in lines.items()]
         margin_labels(figure, near, [*names, *((y, text, LIGHT["muted"]) for y, text in marks)], floor, ceiling)
-        if not everything_near:
+        if not one_panel:
             near.set_title(f"Near dense: up to {sharp_percent:g} % above it")
             panels[1].set_title("Whole range")
             margin_labels(figure, panels[1], [*names, (dense, "dense", LIGHT["ink"])], *panels[1].get_ylim())

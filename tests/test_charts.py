@@ -35,6 +35,11 @@ def test_one_panel_suffices_when_every_loss_is_near_dense(tmp_path):
     assert "limit +2 %" in near and ">systematic<" in near
 
 
+def test_one_panel_suffices_when_no_loss_is_near_dense(tmp_path):
+    wrecked = loss_svg(study(tmp_path, prune={"methods": ["random"], "rates": [80, 95]}))
+    assert "Near dense" not in wrecked and "random-95: " in wrecked and "limit +2 %" in wrecked
+
+
 def test_every_point_names_its_variant_under_the_pointer(tmp_path):
     made = study(tmp_path, prune=synthetic.TWO_METHODS)
     titles = re.findall(r"<title>([^<]*)</title>", loss_svg(made))
