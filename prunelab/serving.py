@@ -43,7 +43,8 @@ def _on(name: str, model, dense, ids, work: latency.Work, seconds: float, sessio
         served = runtimes.prepare(model, name)
         latency.serve(served, ids, work.output_tokens)
     except InputError as error:
-        return {**about, "available": False, "reason": str(error)}
+        reason = str(error).removeprefix(f"{name}: ").removeprefix("not available here: ")  # a row says both already
+        return {**about, "available": False, "reason": reason}
     preparation_s = time.perf_counter() - start
     # 16-bit kernels are to be held against a dense model that also has 16 bits.
     dense = dense if dense.dtype == served.dtype else _as(dense, served.dtype)

@@ -31,7 +31,7 @@ def test_each_runtime_has_figures_or_a_reason(dense, tmp_path):
     assert eager["available"] and eager["logits_from_eager"] == 0 and eager["top1_agreement_eager"] == 1
     assert eager["decode_ms_per_token"] > 0 and eager["decode_ratio_lo"] <= eager["decode_ratio"]
     if not torch.cuda.is_available():
-        assert not sparse["available"] and "not available here: 2:4 kernels need a CUDA GPU" in sparse["reason"]
+        assert not sparse["available"] and sparse["reason"].startswith("2:4 kernels need a CUDA GPU")
     json.dumps(found, allow_nan=False)
 
 
