@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def describe(figures: dict) -> str:
     if not figures["available"]:
-        return figures["reason"]
+        return f"not available here: {figures['reason']}"
     ratio, lo, hi = (figures[f"decode_ratio{end}"] for end in ("", "_lo", "_hi"))
     return f"decode {ratio:.3f} of eager dense ({lo:.3f} … {hi:.3f}): {figures['decode_verdict']}"
 

@@ -85,8 +85,9 @@ def test_locks_that_a_killed_dvc_left_are_removed(toy, left):  # noqa: F811
 
 
 def test_locks_of_a_living_dvc_stay(toy):  # noqa: F811
-    script = "import sys, time; sys.stdin.readline()"
-    living = subprocess.Popen([sys.executable, "-c", script, "dvc"], stdin=subprocess.PIPE)
+    script = "import sys; print('here', flush=True); sys.stdin.readline()"
+    living = subprocess.Popen([sys.executable, "-c", script, "dvc"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert living.stdout.readline() == b"here\n"  # before, the system does not know it by its own name yet
     workspace.RWLOCK.write_text(json.dumps({"read": {"data": [{"pid": living.pid, "cmd": "dvc repro"}]}}))
     with workspace.alone():
         assert workspace.RWLOCK.exists()
