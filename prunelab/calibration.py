@@ -19,10 +19,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from prunelab import variants
-from prunelab.checkpoint import Tensors
 from prunelab.errors import InputError
-from prunelab.files import read_json, write_json
+from prunelab.files import read_json, read_text, write_json
 from prunelab.methods import METHODS, allocation_of
+from prunelab.tensors import Tensors, identity
 
 FACTS = "calibration.json"
 SAMPLES = "samples.safetensors"
@@ -39,7 +39,7 @@ def text_of(data) -> tuple[str, str]:
     path, name = (own, "calibration") if own.exists() else (train, "train")
     if not path.exists():
         raise InputError(f"{path}: no such file; run the stage fetch")
-    return path.read_text(encoding="utf-8"), name
+    return read_text(path), name
 
 
 def draw(tokens: torch.Tensor, samples: int, length: int, seed: int) -> torch.Tensor:
@@ -94,6 +94,18 @@ class Calibration:
         self._norms: dict | None = None
         self._leaders: dict | None = None
         self._files: dict[str, Tensors] = {}
+
+    def require_same_model(self, dense, name: str, checkpoint: str) -> None:
+        """Raises InputError unless its statistics are of the model in folder `dense`, at `checkpoint` (last | best).
+
+        name: of the variant that is made of both.
+        """
+        for key, expected in (("dense_sha256", identity(dense)), ("checkpoint", checkpoint)):
+            if self.facts.get(key, expected) != expected:
+                raise InputError(
+                    f"{name}: {self.folder} was calibrated on another model than {dense} ({checkpoint} checkpoint); "
+                    "calibrate again (dvc repro calibrate)"
+                )
 
     def samples(self) -> torch.Tensor:
         """(samples, length) int64 token ids."""

@@ -2,15 +2,16 @@
 
 import argparse
 
-from prunelab import checkpoint
+from prunelab import checkpoint, places
 from prunelab.errors import exit_cleanly
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("variant", help="a model's folder, packed or plain")
-    parser.add_argument("out", help="the folder to write; replaced if it exists")
+    parser.add_argument("out", help="the folder to write: a new one, or one that was written here, which is replaced")
     arguments = parser.parse_args()
+    places.check_folder(arguments.out, arguments.variant)  # before a model is loaded
     checkpoint.export(arguments.variant, arguments.out)
     print(f"{arguments.out}: AutoModelForCausalLM.from_pretrained({arguments.out!r}) loads it")
 

@@ -79,9 +79,14 @@ def corrupted_windows(tokenizer, texts: list[str], context: int, kinds, strength
         for text in texts:
             changed = corrupt(text, kind, percent, seed, letters) if percent else text
             ids, ends = tokenise(tokenizer, changed, special=False)
-            if len(ids) < 2:
-                raise InputError(f"quality.robustness: {kind} at {percent} % leaves less than two tokens of {text!r}")
-            rows.append((ids[:context], ends[:context]))
+            ids, ends = ids[:context], ends[:context]
+            if len(ids) < 2 or ends[-1] == ends[0]:  # one character may be several tokens: no byte is scored then
+                raise InputError(
+                    f"quality.robustness: {kind} at {percent} % leaves less than two tokens of {text!r}; raise "
+                    f"quality.context (a text is a window of that many tokens, now {context}), or switch it off: "
+                    "quality.robustness.texts: 0"
+                )
+            rows.append((ids, ends))
     tokens = np.full((len(rows), context), PADDING, dtype=np.int32)
     for row, (ids, _) in zip(tokens, rows, strict=True):
         row[: len(ids)] = ids

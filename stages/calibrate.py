@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> None:
     with energy.stage_meter(
         name, arguments.energy, long=settings.calibrate is not None, country=settings.energy.country
     ):
-        with whole_directory(arguments.out) as partial:
+        with whole_directory(arguments.out, arguments.dense, arguments.data) as partial:
             if settings.calibrate is None:
                 write_json(partial / "calibration.json", {"hash": None})
                 print("calibrate: null, so nothing is shown to the model")

@@ -3,22 +3,40 @@
     python -m stages.device --out results/device.json
 
 Runs every time. On the same machine the file comes out byte for byte the same, so nothing is measured again;
-on another machine only the measuring stages run again.
+on another machine only the measuring stages run again. DVC keeps the file while this runs (`persist`), so that nothing
+is lost where it stops: at a Python that is not the project's.
 """
 
 import argparse
+from pathlib import Path
 
-from prunelab import device, errors, files
+from prunelab import device, errors, files, interpreter, places
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.device", description=__doc__.partition("\n")[0])
     parser.add_argument("--out", required=True, help="the JSON file to write")
     arguments = parser.parse_args(argv)
+    places.check_json(arguments.out, "id")
     machine = device.fingerprint()
+    if Path(arguments.out).exists():
+        check_runtime(arguments.out, files.read_json(arguments.out), machine)
     files.write_json(arguments.out, machine)
     gpus = ", ".join(gpu["name"] for gpu in machine["gpus"]) or "no GPU"
     print(f"device {machine['id']}: {machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']} GB, {gpus}")
+
+
+def check_runtime(path, before: dict, machine: dict) -> None:
+    """Raises InputError where nothing but another Python than the project's would have all be measured again.
+
+    Another Python of the project's own environment is an update of it, and without such an environment any is right.
+    """
+    other = {key for key in {*before, *machine} - {"id"} if before.get(key) != machine.get(key)}
+    if other and other <= set(device.RUNTIME) and interpreter.has_project() and not interpreter.is_the_projects():
+        raise errors.InputError(
+            f"{path}: {interpreter.this()} is not the one of the measurements ({', '.join(sorted(other))} differ), "
+            f"which would all be made again; {interpreter.what_to_do()}; if this Python is meant, delete {path}"
+        )
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ loaded, because its peak memory is read from this process.
 import argparse
 from pathlib import Path
 
-from prunelab import device, energy, errors, files, params
+from prunelab import device, energy, errors, files, params, places
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -27,6 +27,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--energy", type=Path, help="JSON file that books what this stage itself used")
     arguments = parser.parse_args(argv)
+    places.check_shared(arguments.out, arguments.model, arguments.dense)
     name = f"efficiency-{arguments.variant}"
     with energy.stage_meter(name, arguments.energy):
         run(arguments)
@@ -39,11 +40,13 @@ def run(arguments) -> None:
     check(arguments, session, machine)
     with device.alone():
         from prunelab.session import measure
+        from prunelab.tensors import identity
 
         figures, rows = measure(
             arguments.model, arguments.dense, settings.efficiency, settings.energy, settings.seed, session
         )
-    report(arguments, {"variant": arguments.variant, "device": machine["id"], **figures}, rows)
+    about = {"variant": arguments.variant, "device": machine["id"], "dense_sha256": identity(arguments.dense)}
+    report(arguments, {**about, **figures}, rows)
 
 
 def check(arguments, session: dict | None, machine: dict) -> None:
@@ -55,6 +58,14 @@ def check(arguments, session: dict | None, machine: dict) -> None:
             f"{arguments.session}: measured on device {session['device']}, this is {machine['id']}; "
             "measure the dense model here first (dvc repro efficiency-dense)"
         )
+    if session is not None and (known := session.get("dense_sha256")):
+        from prunelab.tensors import identity
+
+        if known != identity(arguments.dense):
+            raise errors.InputError(
+                f"{arguments.session}: measured with another dense model than {arguments.dense}; measure that one "
+                "first (dvc repro efficiency-dense)"
+            )
 
 
 def report(arguments, measured: dict, rows: list[dict]) -> None:

@@ -6,7 +6,7 @@ python -m stages.export --results results --models models --out models/best
 import argparse
 from pathlib import Path
 
-from prunelab import params, results
+from prunelab import params, places, results
 from prunelab.errors import exit_cleanly
 
 
@@ -18,6 +18,8 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     settings = params.load()
     study = results.read(settings, arguments.results, arguments.models)  # before the slow imports: it may refuse
+    folders = (arguments.models / row["variant"] for row in study.rows)
+    places.check_folder(arguments.out, arguments.results, arguments.models, *folders)
 
     from prunelab import delivery
 

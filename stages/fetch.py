@@ -22,8 +22,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write, replaced as a whole")
     parser.add_argument("--energy", type=Path, help="JSON file that books what this stage itself used")
     arguments = parser.parse_args(argv)
-    fetch = params.load().fetch
-    with energy.stage_meter("fetch", arguments.energy), files.whole_directory(arguments.out) as out:
+    settings = params.load()
+    params.check(settings)  # a config that no model can be built with is told before anything is brought
+    fetch = settings.fetch
+    wanted = [source for source in (fetch.text, fetch.calibration, fetch.model) if source is not None]
+    local = [Path(source.name).expanduser() for source in wanted if source.kind == "path"]
+    with energy.stage_meter("fetch", arguments.energy), files.whole_directory(arguments.out, *local) as out:
         print(f"text: {fetch.text.kind} {fetch.text.name}", flush=True)
         manifest = text.prepare(fetch.text, fetch.split, out / "text")
         for part, entry in manifest["parts"].items():

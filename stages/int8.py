@@ -6,7 +6,7 @@ python -m stages.int8 dense-int8 --dense models/dense --out models/dense-int8
 import argparse
 from pathlib import Path
 
-from prunelab import energy, errors
+from prunelab import energy, errors, places
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -16,6 +16,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the quantised model")
     parser.add_argument("--energy", type=Path, help="JSON file that books what this stage used")
     arguments = parser.parse_args(argv)
+    places.check_folder(arguments.out, arguments.dense)
     with energy.stage_meter(f"int8-{arguments.name}", arguments.energy):
         from prunelab import int8
 

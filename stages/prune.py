@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from prunelab import energy, params, pruning, variants
+from prunelab import energy, params, places, pruning, variants
 from prunelab.calibration import Calibration
 from prunelab.errors import InputError, exit_cleanly
 from prunelab.methods import METHODS, allocation_of
@@ -18,6 +18,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the variant")
     parser.add_argument("--energy", type=Path, help="JSON file that books what this stage used")
     arguments = parser.parse_args(argv)
+    inputs = (arguments.dense, arguments.data, arguments.calibration)
+    places.check_folder(arguments.out, *(one for one in inputs if one))  # now, not after hours of training
     settings = params.load()
     variant = variants.parse(arguments.variant)
     if variant.method not in METHODS:

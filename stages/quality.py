@@ -8,7 +8,7 @@ Writes quality.json and windows.safetensors (the loss of every window).
 import argparse
 from pathlib import Path
 
-from prunelab import energy, errors, files, params
+from prunelab import energy, errors, files, params, places
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -19,6 +19,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for its results")
     parser.add_argument("--energy", type=Path, help="JSON file that books what this stage itself used")
     arguments = parser.parse_args(argv)
+    places.check_shared(arguments.out, arguments.model, arguments.reference)
     with energy.stage_meter(f"quality-{arguments.variant}", arguments.energy):
         score(params.load().quality, arguments)
 
@@ -31,6 +32,7 @@ def score(wanted, arguments) -> None:
 
     dense = reference.load(arguments.reference / "reference.safetensors")
     reference.check(dense, wanted)
+    reference.check_model(dense, arguments.model, arguments.variant)
     model = checkpoint.load(arguments.model)
     if control := controls.named(arguments.variant):
         model = controls.put(model, arguments.model, control)

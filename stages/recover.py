@@ -7,7 +7,7 @@
 import argparse
 from pathlib import Path
 
-from prunelab import energy, params
+from prunelab import energy, params, places
 from prunelab.errors import exit_cleanly
 
 
@@ -21,6 +21,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", help="a replica's tag, such as s2; without it the study's own seed")
     parser.add_argument("--energy", type=Path, help="JSON file that books what this stage used")
     arguments = parser.parse_args(argv)
+    places.check_folder(arguments.out, arguments.model, arguments.dense, arguments.data)
     settings = params.load()
     with energy.stage_meter(
         f"recover-{arguments.variant}", arguments.energy, long=True, country=settings.energy.country
@@ -31,13 +32,12 @@ def main(argv: list[str] | None = None) -> None:
 def run(arguments, settings) -> None:
     """The work, behind the imports that cost seconds."""
     import torch
-    from transformers import AutoTokenizer
 
-    from prunelab import recovery, training
+    from prunelab import files, loading, recovery, training
 
     wanted, context = settings.recover, settings.train.context
-    tokenizer = AutoTokenizer.from_pretrained(arguments.dense)
-    texts = {part: (arguments.data / "text" / f"{part}.txt").read_text("utf-8") for part in ("train", "validation")}
+    tokenizer = loading.tokenizer_of(arguments.dense, arguments.dense)
+    texts = {part: files.read_text(arguments.data / "text" / f"{part}.txt") for part in ("train", "validation")}
     tokens = {part: training.encode(tokenizer, text) for part, text in texts.items()}
     held_out = training.validation_windows(tokens["validation"], context, wanted.validation_windows)
     plan = recovery.Plan(

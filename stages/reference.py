@@ -8,7 +8,7 @@ Writes results/dense/quality.json and reference.safetensors.
 import argparse
 from pathlib import Path
 
-from prunelab import energy, errors, files, params
+from prunelab import energy, errors, files, params, places
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -19,6 +19,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", metavar="TAG", help="replica, such as s2")
     parser.add_argument("--energy", type=Path, help="JSON file that books what this stage itself used")
     arguments = parser.parse_args(argv)
+    places.check_shared(arguments.out, arguments.dense, arguments.data)
     suffix = f"-{arguments.seed}" if arguments.seed else ""
     with energy.stage_meter(f"reference{suffix}", arguments.energy):
         score_all(arguments, suffix)
@@ -34,15 +35,16 @@ def score_all(arguments, suffix: str) -> None:
     import hashlib
 
     import numpy as np
-    from transformers import AutoTokenizer
 
-    from prunelab import checkpoint, probes, quality, reference, windows
+    from prunelab import checkpoint, loading, probes, quality, reference, windows
+    from prunelab.tensors import identity
 
     wanted = settings.quality
     dtype = quality.precision(wanted.precision)
     model = quality.ready(checkpoint.load(arguments.dense), dtype)
     quality.check_context(model, wanted.context)
-    tokenizer = AutoTokenizer.from_pretrained(arguments.dense)
+    loading.require_causal(model, arguments.dense)
+    tokenizer = loading.tokenizer_of(arguments.dense, arguments.dense)
     tokenised = windows.tokenise(tokenizer, text.decode("utf-8"))
     cut = windows.cut(*tokenised, wanted.context, wanted.max_windows, first=wanted.kl_windows)
     asked = probes.prepare(tokenizer, text, cut, wanted)
@@ -51,6 +53,8 @@ def score_all(arguments, suffix: str) -> None:
     scores = quality.score(model, cut.tokens, name, batch_tokens=wanted.batch_tokens, leave=wanted.kl_windows)
     answers = probes.ask(model, arguments.dense, name, asked, wanted)
     facts = {
+        "dense_sha256": identity(arguments.dense),
+        "libraries": reference.libraries(),
         "split": "test",
         "text_sha256": hashlib.sha256(text).hexdigest(),
         "context": wanted.context,

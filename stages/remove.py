@@ -6,7 +6,7 @@ python -m stages.remove depth-25 --dense models/dense --calibration models/calib
 import argparse
 from pathlib import Path
 
-from prunelab import energy, params, variants
+from prunelab import energy, params, places, variants
 from prunelab.errors import InputError, exit_cleanly
 from prunelab.methods import STRUCTURES
 
@@ -19,6 +19,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the variant")
     parser.add_argument("--energy", type=Path, help="JSON file that books what this stage used")
     arguments = parser.parse_args(argv)
+    places.check_folder(arguments.out, *(one for one in (arguments.dense, arguments.calibration) if one))
 
     settings = params.load()
     variant = variants.parse(arguments.variant)

@@ -8,7 +8,7 @@ Writes results.csv, metrics.json, index.html and plots/. The list of variants co
 import argparse
 from pathlib import Path
 
-from prunelab import errors, files, params, results
+from prunelab import errors, files, params, places, results
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -17,9 +17,19 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--models", type=Path, required=True, help="folder of all models")
     parser.add_argument("--out", type=Path, required=True, help="folder for the report")
     arguments = parser.parse_args(argv)
+    check(arguments)
     study = results.read(params.load(), arguments.results, arguments.models)  # before the slow imports: it may refuse
     write(study, arguments.out)
     print(f"{len(study.rows)} rows in {arguments.out / 'results.csv'}, the report: {arguments.out / 'index.html'}")
+
+
+def check(arguments) -> None:
+    """The folder of a report is one of its own: nobody's page of the same name is replaced."""
+    places.check_shared(arguments.out, arguments.results, arguments.models)
+    places.check_folder(arguments.out / "plots")
+    page, table = arguments.out / "index.html", arguments.out / "results.csv"
+    if page.exists() and not table.exists():  # a report's table is written before its page
+        raise errors.InputError(f"{page}: expected that of an earlier report or none, found another; name a new folder")
 
 
 def write(study: results.Study, out: Path) -> None:

@@ -9,7 +9,7 @@ Writes runtimes.json. A runtime that this machine lacks stands in it with the re
 import argparse
 from pathlib import Path
 
-from prunelab import device, energy, errors, files, params
+from prunelab import device, energy, errors, files, params, places
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -22,6 +22,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--energy", type=Path, help="JSON file that books what this stage itself used")
     arguments = parser.parse_args(argv)
+    places.check_shared(arguments.out, arguments.model, arguments.dense)
     settings, machine = params.load(), files.read_json(arguments.device)
     session = files.read_json(arguments.session)
     with energy.stage_meter(f"runtimes-{arguments.variant}", arguments.energy), device.alone():

@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> None:
     with energy.stage_meter("small-dense-small", arguments.energy, long=True, country=settings.energy.country):
         from prunelab import training
 
-        with whole_directory(arguments.out) as partial:
+        with whole_directory(arguments.out, arguments.like, arguments.data) as partial:
             training.run(floor(settings, changes), arguments.data, partial, settings.seed_of(arguments.seed))
     print(f"dense-small: trained from scratch with {', '.join(f'{k} {v}' for k, v in changes.items())}")
 

@@ -17,13 +17,14 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
 
     settings = params.load()
+    params.check(settings)  # again: train may have changed since the text was fetched
     name = f"train-{arguments.seed}" if arguments.seed else "train"
     long = settings.train.epochs > 0
     with energy.stage_meter(name, arguments.energy, long=long, country=settings.energy.country):
         # After the settings: a misspelt key must not wait for five seconds of imports.
         from prunelab import training
 
-        with whole_directory(arguments.out) as partial:
+        with whole_directory(arguments.out, arguments.data) as partial:
             training.run(settings, arguments.data, partial, settings.seed_of(arguments.seed))
 
 

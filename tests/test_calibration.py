@@ -50,6 +50,12 @@ def test_the_text_fetched_for_calibration_comes_before_the_train_text(tmp_path):
     assert calibration.text_of(tmp_path) == ("apart", "calibration")
 
 
+def test_the_text_is_read_as_it_is_and_as_it_is_judged(tmp_path):
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "train.txt").write_bytes("a\r\nb\rc\x85\u2028d".encode())  # as older versions wrote rows
+    assert calibration.text_of(tmp_path) == ("a\r\nb\rc\x85\u2028d", "train")
+
+
 SECTION = {
     "samples": 4,
     "length": 32,

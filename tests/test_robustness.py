@@ -83,6 +83,28 @@ def test_a_text_of_which_nothing_is_left_to_score_is_refused():
         robustness.corrupted_windows(character_tokenizer(TEXT), ["Now", "a"], 30, ["drop"], [20], seed=1)
 
 
+def test_a_context_too_small_for_corrupted_text_is_told_with_the_settings_to_change():
+    lost = next(seed for seed in range(99) if len(robustness.corrupt("Ki", "typos", 10, seed, letters="ik")) < 2)
+    with pytest.raises(InputError) as caught:
+        robustness.corrupted_windows(character_tokenizer("Kings"), ["Ki"], 2, ["typos"], [10], lost)
+    assert str(caught.value) == (
+        "quality.robustness: typos at 10 % leaves less than two tokens of 'Ki'; raise quality.context (a text is a "
+        "window of that many tokens, now 2), or switch it off: quality.robustness.texts: 0"
+    )
+
+
+def test_two_tokens_of_one_character_leave_no_byte_to_score():
+    class HalvesOfCharacters:
+        is_fast = True
+
+        def __call__(self, text, **_):
+            places = [(i, i + 1) for i in range(len(text)) for _ in "12"]
+            return {"input_ids": [0, 1] * len(text), "offset_mapping": places}
+
+    with pytest.raises(InputError, match="clean at 0 % leaves less than two tokens of '🎉'"):
+        robustness.corrupted_windows(HalvesOfCharacters(), ["🎉"], 8, ["drop"], [20], seed=1)
+
+
 def test_rises_by_hand():
     # Two texts of 8 scored bytes; clean 8 ln 2 nats = 1 bit a byte, corrupted 2 and 3; padding counts nothing.
     nats = 8 * math.log(2)

@@ -1,5 +1,6 @@
 """Splits without leaks, joined as published, described by a manifest."""
 
+import csv
 import hashlib
 import json
 from itertools import pairwise
@@ -7,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from prunelab import text
+from prunelab import calibration, text
 from prunelab.documents import Document
 from prunelab.errors import InputError
+from prunelab.files import read_json, read_text
 from prunelab.params import Split, Text
 
 
@@ -188,3 +190,39 @@ def test_a_calibration_text_is_one_file(tmp_path):
 def test_percents_that_cannot_be_are_refused_before_anything_is_fetched(by, validation_percent, test_percent, message):
     with pytest.raises(ValueError, match=message):
         split(by, validation_percent, test_percent)
+
+
+def rows(folder: Path, kind: str, texts: list[str]) -> Path:
+    """A table of `texts`, with the line ends that they have."""
+    path = folder / f"rows.{kind}"
+    if kind == "parquet":
+        import pyarrow
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.table({"text": texts}), path)
+    elif kind == "csv":
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([["text"], *([one] for one in texts)])
+    else:
+        path.write_text("".join(json.dumps({"text": one}) + "\n" for one in texts))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+@pytest.mark.parametrize("end", ["\r\n", "\r"])
+def test_training_calibration_and_judging_read_the_same_characters_whatever_ends_a_line(tmp_path, kind, end):
+    plain = [f"The king {i}\nand all\u2028his\x85men\x1c\n\n" for i in range(6)]
+    for name, texts in (("plain", plain), ("odd", [one.replace("\n", end) for one in plain])):
+        (tmp_path / name).mkdir()
+        source = folder_source(rows(tmp_path / name, kind, texts))
+        text.prepare(source, split("position", 20, 20), tmp_path / name / "data" / "text")
+        text.prepare_whole(source, tmp_path / name / "data" / "calibration")
+    for part in ("text/train.txt", "text/validation.txt", "text/test.txt", "calibration/text.txt"):
+        written = (tmp_path / "odd" / "data" / part).read_bytes()
+        assert written == (tmp_path / "plain" / "data" / part).read_bytes() and b"\r" not in written
+        judged, trained = written.decode("utf-8"), read_text(tmp_path / "odd" / "data" / part)
+        assert judged == trained == (tmp_path / "odd" / "data" / part).read_text(encoding="utf-8")
+    calibrated, source = calibration.text_of(tmp_path / "odd" / "data")
+    manifest = read_json(tmp_path / "odd" / "data" / "calibration" / "manifest.json")
+    assert (source, calibrated) == ("calibration", "\n\n".join(plain))
+    assert hashlib.sha256(calibrated.encode()).hexdigest() == manifest["text"]["sha256"]

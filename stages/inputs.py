@@ -1,0 +1,30 @@
+"""Write the hashes of the local files that the settings name; the stages that read them depend on these.
+
+    python -m stages.inputs --out data/inputs
+
+Runs every time. As long as no such file changes, both JSON files come out byte for byte the same and nothing else runs:
+sources.json (texts and models, for the stage fetch), questions.json (for the stages that ask them).
+"""
+
+import argparse
+from pathlib import Path
+
+from prunelab import errors, files, inputs, params
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m stages.inputs", description=__doc__.partition("\n")[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder of the two JSON files")
+    arguments = parser.parse_args(argv)
+    settings = params.load()
+    found = inputs.of_sources(settings.fetch)
+    asked = inputs.of_questions(settings.quality.tasks.names)
+    with files.whole_directory(arguments.out) as folder:
+        files.write_json(folder / "sources.json", found)
+        files.write_json(folder / "questions.json", asked)
+    named = [part for part, known in found.items() if known] + list(asked)
+    print(f"local files: {', '.join(named) or 'none'}")
+
+
+if __name__ == "__main__":
+    errors.exit_cleanly(main)
