@@ -24,12 +24,12 @@ import torch
 from accelerate import init_empty_weights
 from torch import nn
 from tqdm import tqdm
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
-from prunelab import models, workers
-from prunelab.checkpoint import Tensors
+from prunelab import loading, models, workers
 from prunelab.errors import InputError
 from prunelab.hidden import HiddenStates
+from prunelab.tensors import Tensors
 
 LARGE_BYTES = 2_000_000_000  # from here on memory counts for more than the few percent of time that saving it costs
 
@@ -48,8 +48,7 @@ class BlockModel:
 
     def __init__(self, path, weights=None, precision: str = "auto", device=None):
         path, self.weights = Path(path), Path(weights or path)
-        if not (path / "config.json").exists():
-            raise InputError(f"{path}: no config.json in it; expected a model's folder")
+        self.config = loading.config_of(path)
         tensors = Tensors(self.weights)
         stored = set(tensors.names())
         if tensors.nbytes >= LARGE_BYTES:
@@ -57,7 +56,6 @@ class BlockModel:
         bf16 = precision == "bf16" or (precision == "auto" and models.computes_bf16())
         self.dtype = torch.bfloat16 if bf16 else torch.float32
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.config = AutoConfig.from_pretrained(path)
         with init_empty_weights(include_buffers=False):
             self.model = AutoModelForCausalLM.from_config(self.config, dtype=self.dtype)
         self.model.eval().requires_grad_(False)
@@ -73,11 +71,10 @@ class BlockModel:
         self._of_block = [
             [name for name in names if name.startswith(f"{self.stack}.{index}.")] for index in range(len(self.blocks))
         ]
-        needed = {name for name, _ in self.model.named_parameters()} - set(self._head)
-        if missing := sorted(needed - stored):
+        if missing := sorted(set(loading.state_names(self.model)) - stored):
             raise InputError(
                 f"{self.weights}: {len(missing)} tensors of {type(self.model).__name__} are not in its safetensors, "
-                f"such as {missing[0]}; blocks can only be read one by one where files name tensors as the model does"
+                f"such as {missing[0]}; blocks are read one by one from what the stage train wrote (dvc repro train)"
             )
         self._calls: dict[int, list[tuple | None]] = {}  # batch size → (args, kwargs) of every block
         self._extra: int | None = None  # how many values a block returns behind the hidden states; None: no tuple
@@ -134,20 +131,10 @@ class BlockModel:
             self._empty(names)
 
     def _complete_head(self) -> None:
-        """Find the weights of an output layer that the files do not hold under its name."""
-        module = self.model.get_output_embeddings()
-        if module is None or not module.weight.is_meta:
-            return
-        if self.config.get_text_config().tie_word_embeddings:
-            module.weight = self.model.get_input_embeddings().weight
-            return
-        # Some files keep an older name (GPT-NeoX: embed_out). It is the one tensor of that shape that nobody claims.
-        tensors, known = Tensors(self.weights), set(self.model.state_dict())
-        unclaimed = [n for n in tensors.names() if n not in known and tensors[n].shape == module.weight.shape]
-        if len(unclaimed) != 1:
-            raise InputError(f"{self.weights}: no tensor {self._head[0]} (the output layer) in its safetensors")
-        weight = tensors[unclaimed[0]].to(self.device, self.dtype)
-        module.weight = nn.Parameter(weight, requires_grad=False)
+        """Give tied tensors, which the files hold once, their place in the output layer."""
+        for target, source in self.model.all_tied_weights_keys.items():
+            module, leaf = self._owner(target)
+            module._parameters[leaf] = self.model.get_parameter(source)
 
     def linears(self, index: int) -> dict[str, nn.Module]:
         """The linear layers of block `index`, by the name of their weight in the files."""

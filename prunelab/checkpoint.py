@@ -8,16 +8,17 @@ until a model is built.
 
 import json
 import shutil
-import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import safe_open, save_file
+from safetensors.torch import save_file
 
 from prunelab.errors import InputError
 from prunelab.files import read_json, whole_directory, write_json
+from prunelab.tensors import Tensors as Tensors
+from prunelab.tensors import dtype_of_most, open_tensors
 
 PACKED_INDEX = "packed.index.json"
 PACKED_FORMAT = "prunelab-packed-1"
@@ -26,43 +27,6 @@ SHARD_BYTES = 256_000_000  # held in memory while a variant is written
 COMPANIONS = ("*.json", "*.txt", "*.model", "*.jinja")
 INT8_MARK = "int8.json"  # stands in a folder that int8.py wrote
 NOT_COMPANIONS = {"prunable.json", "sparsity.json", "manifest.json", PACKED_INDEX, "model.safetensors.index.json"}
-
-
-class Tensors:
-    """The tensors of a plain folder (one safetensors file or shards), read one at a time.
-
-    Raises InputError for a folder without safetensors and for a file that is cut off or corrupt.
-    """
-
-    def __init__(self, folder, pattern: str = "model*.safetensors"):
-        folder = Path(folder)
-        files = sorted(folder.glob(pattern))
-        if not files:
-            raise InputError(f"{folder}: no {pattern} in it; expected a Hugging Face folder with safetensors")
-        self._file_of: dict[str, Path] = {}
-        for path in files:
-            self._file_of |= dict.fromkeys(self._open(path).keys(), path)
-        self.nbytes = sum(path.stat().st_size for path in files)
-
-    @staticmethod
-    def _open(path: Path):
-        try:
-            return safe_open(path, "pt")
-        except SafetensorError as error:
-            raise InputError(f"{path}: cut off or corrupt ({error}); fetch or train it again") from None
-
-    def names(self) -> list[str]:
-        return list(self._file_of)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._file_of
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        if name not in self._file_of:
-            raise InputError(f"{name}: no such tensor among {len(self._file_of)} of this model")
-        # Opened for each tensor, so that what was read leaves this process with it: files are mapped into memory, and
-        # one open handle would keep a model larger than memory resident.
-        return self._open(self._file_of[name]).get_tensor(name)
 
 
 class PackedWriter:
@@ -121,7 +85,7 @@ def unpacked(folder):
     if index.get("format") != PACKED_FORMAT:
         raise InputError(f"{folder / PACKED_INDEX}: format {index.get('format')!r}, this version reads {PACKED_FORMAT}")
     for file in sorted(set(index["files"].values())):
-        handle = Tensors._open(folder / file)
+        handle = open_tensors(folder / file)
         shapes = json.loads(handle.metadata()["shapes"])
         for name in (name for name, where in index["files"].items() if where == file):
             if name not in shapes:
@@ -139,7 +103,7 @@ def masks_of(folder):
     """Yield (name, keep) of the masked tensors of a packed variant, bool, in the tensor's shape."""
     index = read_json(Path(folder) / PACKED_INDEX)
     for file in sorted(set(index["files"].values())):
-        handle = Tensors._open(Path(folder) / file)
+        handle = open_tensors(Path(folder) / file)
         for name, shape in json.loads(handle.metadata()["shapes"]).items():
             bits = np.unpackbits(handle.get_tensor(f"{name}.bits").numpy(), count=int(np.prod(shape)))
             yield name, torch.from_numpy(bits.view(bool)).view(shape)
@@ -156,38 +120,47 @@ def copy_companions(source, target) -> None:
 def load(folder, dtype: torch.dtype | None = None):
     """The model in `folder`, plain, packed or in int8, in eval mode, on the CPU.
 
-    `dtype` None keeps the stored one. Raises InputError when there is no model, or tensors and config do not agree.
+    `dtype` None keeps the stored one, by the same rule for dense models and variants (tensors.stored_dtype). Raises
+    InputError when there is no model, or tensors and config do not agree.
     """
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM
-    from transformers.utils import logging
+    from prunelab import loading
 
-    if not sys.stderr.isatty():
-        logging.disable_progress_bar()
     folder = Path(folder)
-    if not (folder / "config.json").exists():
-        raise InputError(f"{folder}: no config.json in it; expected a model's folder")
+    config = loading.config_of(folder)
     if (folder / INT8_MARK).exists():
         from prunelab import int8
 
         return int8.load(folder)
     if not is_packed(folder):
-        Tensors(folder)  # a broken file gets our line instead of a traceback from deep inside
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype or "auto").eval()
-    state = dict(unpacked(folder))
-    config = AutoConfig.from_pretrained(folder)
-    # The concrete class, because the Auto class insists on a folder; it ties weights and skips the random init.
-    model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    dtype = dtype or next(iter(state.values())).dtype
-    return model_class.from_pretrained(None, config=config, state_dict=state, dtype=dtype).eval()
+        return loading.of_folder(folder, dtype)
+    return loading.of_state(config, dict(unpacked(folder)), dtype or packed_dtype(folder), folder)
+
+
+def packed_dtype(folder) -> torch.dtype:
+    """The dtype of most values of a packed variant, those that are masked counted: that of its dense model."""
+    counted = Counter()
+    for file in sorted(set(read_json(Path(folder) / PACKED_INDEX)["files"].values())):
+        handle = open_tensors(Path(folder) / file)
+        shapes = json.loads(handle.metadata()["shapes"])
+        for part in handle.keys():  # noqa: SIM118 (not a dict)
+            masked = part.removesuffix(".values") if part.endswith(".values") else None
+            size = torch.Size(shapes[masked]) if masked in shapes else torch.Size(handle.get_slice(part).get_shape())
+            counted[handle.get_slice(part).get_dtype()] += size.numel()
+    return dtype_of_most(counted, folder)
 
 
 def export(folder, out) -> None:
-    """Write the variant in `folder` as a plain folder that `from_pretrained` loads without this package."""
-    with whole_directory(out) as partial:
+    """Write the variant in `folder` as a plain folder that `from_pretrained` loads without this package.
+
+    Its tensors have the names under which the hub publishes the architecture. Raises InputError where the written
+    folder does not hold the whole model.
+    """
+    from prunelab import loading
+
+    if (Path(folder) / INT8_MARK).exists():
+        raise InputError(f"{folder}: in int8, which no plain folder holds; prunelab.load() reads it")
+    model = load(folder)
+    with whole_directory(out, folder) as partial:
         copy_companions(folder, partial)
-        if is_packed(folder):
-            tensors = dict(unpacked(folder))
-        else:
-            source = Tensors(folder)
-            tensors = {name: source[name] for name in source.names()}
-        save_file(tensors, partial / "model.safetensors", {"format": "pt"})
+        loading.save(model, partial, published=True)
+        loading.skeleton(partial)

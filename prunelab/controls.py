@@ -25,10 +25,10 @@ def put(model, folder, control: str):
     """
     from safetensors.torch import load_file
 
+    from prunelab import loading
+
     path = Path(folder) / FILES[control]
     if not path.is_file():
         raise InputError(f"{path}: no such file, so there is no control {control!r}; take it out of prune.controls")
-    found = model.load_state_dict(load_file(path), strict=False)
-    if found.unexpected_keys:
-        raise InputError(f"{path}: tensor {found.unexpected_keys[0]!r} does not belong to {folder}")
+    loading.put(model, load_file(path), path, folder)
     return model

@@ -108,7 +108,10 @@ class Observer:
         """Raises InputError for a layer that saw nothing, only zeros, or values that are not finite."""
         for name in self._names:
             if name not in self._leaders:
-                raise InputError(f"{name}: the calibration text never reaches this layer; leave it out of prune.scope")
+                raise InputError(
+                    f"{name}: the calibration text never reaches this layer; leave it out of prune.scope or, where the "
+                    "model uses the weight without calling the layer (mamba), take methods that look at no text"
+                )
             norm = self.squared_norm(name, 1)
             if not torch.isfinite(norm).all():
                 raise InputError(

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from prunelab import quality, robustness, samples, zeroshot
+from prunelab import loading, quality, robustness, samples, zeroshot
 from prunelab.errors import InputError
 from prunelab.windows import PADDING, Windows, spread
 
@@ -56,11 +56,9 @@ def ask(model, folder: Path, name: str, asked: dict[str, np.ndarray], wanted) ->
             _plain_tokenizer(folder), wanted.samples.prompts, seeds, more, model.config.eos_token_id
         )
     if wanted.tasks.names:
-        from transformers import AutoTokenizer
-
         tasks = zeroshot.evaluate(
             model,
-            AutoTokenizer.from_pretrained(folder),
+            loading.tokenizer_of(folder, folder),
             wanted.tasks.names,
             limit=wanted.tasks.limit,
             shots=wanted.tasks.shots,
@@ -75,7 +73,10 @@ def kept(answers: Answers) -> dict[str, np.ndarray]:
     if answers.samples:
         arrays["samples.repetition"] = np.array([one["repetition"] for one in answers.samples])
     for task in answers.tasks:
-        arrays |= {f"tasks.{task.figures['task']}.{metric}": each for metric, each in task.scores.items()}
+        mark = f"tasks.{task.figures['task']}"
+        arrays |= {f"{mark}.{metric}": each for metric, each in task.scores.items()}
+        if sha256 := task.figures["sha256"]:
+            arrays[f"{mark}.sha256"] = np.frombuffer(bytes.fromhex(sha256), dtype=np.uint8)
     return arrays
 
 

@@ -13,11 +13,12 @@ from safetensors.torch import safe_open
 
 from prunelab import decisions, scores, variants
 from prunelab.calibration import Calibration
-from prunelab.checkpoint import PackedWriter, Tensors, copy_companions
+from prunelab.checkpoint import PackedWriter, copy_companions
 from prunelab.decisions import Plan
 from prunelab.errors import InputError
 from prunelab.files import read_json, whole_directory, write_json
 from prunelab.methods import METHODS
+from prunelab.tensors import Tensors, identity
 
 
 def prune(dense, out, plan: Plan, calibration: Calibration | None = None, decide: Callable | None = None) -> dict:
@@ -38,6 +39,9 @@ def prune(dense, out, plan: Plan, calibration: Calibration | None = None, decide
         raise InputError(
             f"{plan.variant.id}: looks at calibration text; give the folder that the stage calibrate wrote"
         )
+    used = calibration if method.needs or plan.allocation == "owl" else None
+    if used:
+        used.require_same_model(dense, plan.variant.id, plan.checkpoint)
     scope = tensors_in_scope(dense, plan.scope)
     weights = Tensors(dense if plan.checkpoint == "last" else _existing(dense / "best", "the best checkpoint"))
     kept = _Clone(dense, weights) if method.keep == "average" else weights
@@ -81,8 +85,9 @@ def prune(dense, out, plan: Plan, calibration: Calibration | None = None, decide
             writer.add(name, kept[name])
         writer.close()
         copy_companions(dense, partial)
-        used = calibration if method.needs or plan.allocation == "owl" else None
         record = _record(plan, method, layers, writer, Tensors(dense).nbytes, history, used)
+        # One that was trained along the way comes from no dense model.
+        record["dense_sha256"] = None if method.trains else identity(dense)
         if in_sigmas is not None and record["prune_rate"] is None:
             record["prune_rate"] = prune_rate_for(torch.cat(in_sigmas), sum(layer["zeros"] for layer in layers))
         write_json(partial / "sparsity.json", record)
@@ -122,15 +127,15 @@ class _History:
 
 
 class _Clone:
-    """The averaged clone in the model's dtype; what was not trained comes from the model itself."""
+    """The averaged clone in the model's dtype. Raises InputError where it is not that of all of the model's tensors."""
 
     def __init__(self, dense: Path, weights: Tensors):
-        self._file = safe_open(_existing(dense / "history" / "average.safetensors", "an averaged clone"), "pt")
-        self._averaged, self._weights = set(self._file.keys()), weights
+        path = _existing(dense / "history" / "average.safetensors", "an averaged clone")
+        self._file, self._weights = safe_open(path, "pt"), weights
+        if apart := sorted(set(self._file.keys()) ^ set(weights.names())):
+            raise InputError(f"{path}: expected an average of every tensor of {dense}, found {apart[0]} in one only")
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        if name not in self._averaged:
-            return self._weights[name]
         return self._file.get_tensor(name).to(self._weights[name].dtype)
 
 

@@ -15,10 +15,11 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional
 
-from prunelab import checkpoint, models
-from prunelab.checkpoint import PackedWriter, Tensors, copy_companions
+from prunelab import checkpoint, loading, models
+from prunelab.checkpoint import PackedWriter, copy_companions
 from prunelab.errors import InputError
 from prunelab.files import read_json, whole_directory, write_json
+from prunelab.tensors import Tensors
 
 WARMUP_SHARE = 0.05
 LAST_RATE_SHARE = 0.1  # of the learning rate is left at the end of the cosine
@@ -85,14 +86,13 @@ def recover(variant, dense, out, name: str, plan: Plan, train: torch.Tensor, val
 def _write(model, masks: dict, folder: Path) -> dict:
     """Write the tensors as the variant had them, packed or plain; returns the counts that may have changed."""
     if not masks:
-        model.save_pretrained(folder)
+        loading.save(model, folder)
         nonzeros = sum(int(parameter.count_nonzero()) for parameter in model.parameters())
         return {"nonzero_parameters": nonzeros, "packed_bytes": Tensors(folder).nbytes}
     writer = PackedWriter(folder)
-    tied = set(model._tied_weights_keys or {}) if model.config.get_text_config().tie_word_embeddings else set()
-    for tensor_name, tensor in model.state_dict().items():
-        if tensor_name not in tied:
-            writer.add(tensor_name, tensor, masks.get(tensor_name))
+    state = model.state_dict()
+    for tensor_name in loading.state_names(model):
+        writer.add(tensor_name, state[tensor_name], masks.get(tensor_name))
     writer.close()
     return {"nonzero_parameters": writer.nonzeros, "packed_bytes": writer.nbytes}
 

@@ -10,11 +10,12 @@ from typing import NamedTuple
 import torch
 from safetensors.torch import load_file, safe_open
 
-from prunelab import checkpoint, compact, importance, models, structure, variants
-from prunelab.checkpoint import Tensors, copy_companions
+from prunelab import checkpoint, compact, importance, loading, models, structure, variants
+from prunelab.checkpoint import copy_companions
 from prunelab.errors import InputError
 from prunelab.files import whole_directory, write_json
 from prunelab.methods import STRUCTURES, Structure
+from prunelab.tensors import Tensors, identity
 
 BATCH_TOKENS = 4096  # of calibration text at once
 
@@ -43,6 +44,8 @@ def remove(dense, out, plan: Plan, calibration=None) -> dict:
     before = {**_counts(model), "dense_bytes": Tensors(dense).nbytes}
     tensors = models.prunable_tensors(model)
     batches = _batches(name, method, calibration)
+    if batches is not None:
+        calibration.require_same_model(dense, name, plan.checkpoint)
     if method.kind == "depth":
         cut = _fewer_blocks(model, method, fraction, plan, batches)
     else:
@@ -80,6 +83,7 @@ def remove(dense, out, plan: Plan, calibration=None) -> dict:
                 **cut.facts,
                 "logits_from_masked": apart,
             },
+            "dense_sha256": identity(dense),
             "layers": layers,
         }
         write_json(partial / "sparsity.json", record)
@@ -92,7 +96,7 @@ def _load(dense: Path, which: str):
         path = dense / "best" / "model.safetensors"
         if not path.is_file():
             raise InputError(f"{path}: missing; the best checkpoint exists only for a model trained here")
-        model.load_state_dict(load_file(path), strict=False)
+        loading.put(model, load_file(path), path, dense)
     return model
 
 

@@ -11,9 +11,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from torch import nn
-from transformers import AutoTokenizer
 
-from prunelab import calibration, decisions, gradients, models, scores
+from prunelab import calibration, decisions, gradients, loading, models, scores
 from prunelab.blocks import BlockModel, progress, run, workers_for
 from prunelab.decisions import Decision
 from prunelab.errors import InputError
@@ -21,6 +20,7 @@ from prunelab.files import write_json
 from prunelab.methods import METHODS
 from prunelab.observer import watching
 from prunelab.pruning import tensors_in_scope
+from prunelab.tensors import identity
 
 
 def calibrate(settings, dense, data, out, seed: int) -> dict:
@@ -35,10 +35,12 @@ def calibrate(settings, dense, data, out, seed: int) -> dict:
     if limit and wanted.length > limit:
         raise InputError(f"calibrate.length: {wanted.length} exceeds the model's {limit} positions")
     text, source = calibration.text_of(data)
-    tokens = AutoTokenizer.from_pretrained(dense)(text, add_special_tokens=False, verbose=False)["input_ids"]
+    tokens = loading.tokenizer_of(dense, dense)(text, add_special_tokens=False, verbose=False)["input_ids"]
     samples = calibration.draw(torch.tensor(tokens), wanted.samples, wanted.length, seed)
     needed = calibration.needed(settings)
     facts = {
+        "dense_sha256": identity(dense),
+        "checkpoint": settings.prune.checkpoint,
         "source": source,
         "text_sha256": hashlib.sha256(text.encode()).hexdigest(),
         "seed": seed,

@@ -11,28 +11,20 @@ import json
 import math
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import init_empty_weights
+import transformers
 from safetensors.torch import save_file
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    EarlyStoppingCallback,
-    Trainer,
-    TrainingArguments,
-    set_seed,
-)
-from transformers.utils import logging
+from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, set_seed
 
-from prunelab import models
+from prunelab import loading, models
 from prunelab.characters import character_tokenizer
-from prunelab.checkpoint import Tensors
 from prunelab.errors import InputError
-from prunelab.files import sha256_file, write_json
+from prunelab.files import read_json, read_text, sha256_file, write_json
+from prunelab.tensors import INDEX, WEIGHTS, Tensors, copy_tensors, stored_dtype, weight_files
 from prunelab.tracker import STATE_FILE, WeightHistory, WeightHistoryCallback
 
 CURVE_COLUMNS = ("step", "epoch", "tick", "train_loss", "validation_loss", "learning_rate")
@@ -106,23 +98,22 @@ def run(settings, data: Path, out: Path, seed: int, callbacks=()) -> None:
     so that a killed run continues and a changed setting starts anew.
     """
     train = settings.train
-    logging.set_verbosity_error()  # hints for users of the library's own scripts
-    if not sys.stderr.isatty():
-        logging.disable_progress_bar()
     if not train.epochs:
         take(_fetched(data), train.context, out)
         return
-    model, tokenizer = _start(settings, data, seed)
-    _check_context(train.context, model)
-    texts = {part: (data / "text" / f"{part}.txt").read_text(encoding="utf-8") for part in ("train", "validation")}
-    tokens = {part: encode(tokenizer, text) for part, text in texts.items()}
-    work = Path("checkpoints") / _fingerprint(train, seed, data, callbacks)
-    trainer, history = _trainer(train, model, tokens, work, seed, callbacks)
-    trainer.train(resume_from_checkpoint=_last_checkpoint(work))
-    _write_history(history, trainer, out / "history")
-    _write_best(trainer, out / "best")
-    model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    with loading.quiet():  # its hints are for users of the library's own scripts
+        model, tokenizer, stored = _start(settings, data, seed)
+        _check_context(train.context, model)
+        tokens = {part: encode(tokenizer, read_text(data / "text" / f"{part}.txt")) for part in ("train", "validation")}
+        work = Path("checkpoints") / _fingerprint(train, seed, data, callbacks)
+        trainer, history = _trainer(train, model, tokens, work, seed, callbacks)
+        trainer.train(resume_from_checkpoint=_last_checkpoint(work))
+        _write_history(history, trainer, out / "history")
+        _write_best(trainer, stored, out / "best")
+        loading.save(model.to(stored), out)
+        tokenizer.save_pretrained(out)
+    if train.start == "fetched" and (manifest := _fetched(data) / "manifest.json").exists():
+        shutil.copyfile(manifest, out / "manifest.json")  # whose weights these were, and their licence
     write_json(out / "prunable.json", models.prunable_tensors(model))
     shutil.rmtree(work)
 
@@ -130,19 +121,34 @@ def run(settings, data: Path, out: Path, seed: int, callbacks=()) -> None:
 def take(folder: Path, context: int, out: Path) -> None:
     """Make the fetched model in `folder` the dense one as it is: files are copied, so it may be larger than memory.
 
-    Only where its files name tensors otherwise than transformers' class does today, it is loaded and saved once.
-    Raises InputError when it is made for fewer than `context` tokens, or holds no decoder blocks.
+    Behind this line every tensor has the module's name, each is there once, and config.json says the dtype of the files
+    and whether two tensors are tied. Only where the files name tensors otherwise than transformers' class does today,
+    the model is loaded and saved once. Raises InputError when the files are not the model that config.json describes,
+    when it is made for fewer than `context` tokens, or holds no decoder blocks.
     """
-    with init_empty_weights():
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    model = loading.skeleton(folder)
     _check_context(context, model)
-    stored, head = Tensors(folder), model.get_output_embeddings()
-    if all(name in stored for name, weight in model.named_parameters() if head is None or weight is not head.weight):
-        shutil.copytree(folder, out, dirs_exist_ok=True)
-    else:
-        AutoModelForCausalLM.from_pretrained(folder).save_pretrained(out)
-        AutoTokenizer.from_pretrained(folder).save_pretrained(out)
-    write_json(out / "prunable.json", models.prunable_tensors(model))
+    tensors = models.prunable_tensors(model)
+    untied, held = loading.untied(folder, model), set(Tensors(folder).names())
+    wanted = loading.state_names(model, untied)
+    shutil.copytree(folder, out, dirs_exist_ok=True)
+    if held != set(wanted):
+        for path in [*out.glob("*.safetensors"), out / INDEX]:
+            path.unlink(missing_ok=True)
+        if held > set(wanted):
+            copy_tensors(folder, out, wanted)
+        else:
+            loading.save(loading.of_folder(folder), out)
+    said = read_json(out / "config.json")
+    config = {key: value for key, value in said.items() if key != "torch_dtype"}  # the older name of dtype
+    config["dtype"] = str(stored_dtype(weight_files(folder))).removeprefix("torch.")
+    if untied:
+        config["tie_word_embeddings"] = False
+    if config != said:
+        write_json(out / "config.json", config)
+    if not (out / "tokenizer.json").exists():
+        loading.tokenizer_of(folder, folder).save_pretrained(out)
+    write_json(out / "prunable.json", tensors)
 
 
 def _check_context(context: int, model) -> None:
@@ -158,18 +164,43 @@ def encode(tokenizer, text: str) -> torch.Tensor:
 
 
 def _start(settings, data: Path, seed: int):
-    """The model and tokenizer that training starts from."""
+    """The model and tokenizer that training starts from, and the dtype in which the result is stored.
+
+    The model has fp32 weights whatever its file holds: in 16 bits most updates are smaller than half a step.
+    """
     train = settings.train
     if train.start == "fetched":
         folder = _fetched(data)
-        return AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+        stored = stored_dtype(weight_files(folder))
+        return loading.of_folder(folder, torch.float32), loading.tokenizer_of(folder, folder), stored
     # The alphabet of all three parts: a letter that only a held-out play has must not be an unknown token.
     tokenizer = character_tokenizer(
-        "".join(p.read_text(encoding="utf-8") for p in sorted((data / "text").glob("*.txt")))
+        "".join(read_text(data / "text" / f"{part}.txt") for part in ("test", "train", "validation"))
     )
     set_seed(seed)
-    special = {"bos_token_id": None, "eos_token_id": None}  # characters have none; the default would be out of range
-    return models.build(train.architecture, {**train.config, "vocab_size": len(tokenizer)}, **special), tokenizer
+    model = models.build(train.architecture, train.config, vocab_size=len(tokenizer))
+    _require_same_tokens(model, tokenizer)
+    return model, tokenizer, torch.float32
+
+
+def _require_same_tokens(model, tokenizer) -> None:
+    """Raises InputError where everybody who loads the trained folder would read its texts as other tokens.
+
+    For some architectures the library takes a tokenizer class of theirs whatever the folder says: Qwen2's, say, leaves
+    blanks out.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        model.config.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        loaded = loading.tokenizer_of(folder, "train.tokenizer")
+    letters = "".join(tokenizer.convert_ids_to_tokens(range(len(tokenizer))))
+    text = f"{letters} \n {letters[::-1]}"
+    if loaded(text)["input_ids"] != tokenizer(text)["input_ids"] or len(loaded) != len(tokenizer):
+        raise InputError(
+            f"train.architecture: {model.config.model_type!r} cannot have a tokenizer of characters: transformers "
+            f"loads every such folder with its {type(loaded).__name__}, which reads a text as other tokens; take "
+            "another, such as llama or mistral"
+        )
 
 
 def _fetched(data: Path) -> Path:
@@ -198,7 +229,6 @@ def _trainer(train, model, tokens, work: Path, seed: int, callbacks):
         seed=seed,
     )
     evaluate_every = min(train.evaluate_every_epochs, train.epochs) * steps_per_epoch
-    bf16 = train.precision == "bf16" or (train.precision == "auto" and models.computes_bf16())
     arguments = TrainingArguments(
         output_dir=str(work),
         train_sampling_strategy="sequential",
@@ -212,7 +242,7 @@ def _trainer(train, model, tokens, work: Path, seed: int, callbacks):
         weight_decay=train.weight_decay,
         adam_beta2=train.beta2,
         max_grad_norm=train.max_grad_norm,
-        bf16=bf16,
+        bf16=_in_bf16(train),
         use_cpu=not torch.cuda.is_available(),  # said outright, because the library refuses bf16 on a CPU otherwise
         eval_strategy="steps",
         eval_steps=evaluate_every,
@@ -244,11 +274,19 @@ def _trainer(train, model, tokens, work: Path, seed: int, callbacks):
     return trainer, history
 
 
+def _in_bf16(train) -> bool:
+    return train.precision == "bf16" or (train.precision == "auto" and models.computes_bf16())
+
+
 def _fingerprint(train, seed: int, data: Path, callbacks) -> str:
     """A name for the run that changes with everything that decides its result."""
-    decisive = [train.model_dump(), seed, torch.__version__]
+    decisive = [train.model_dump(), seed, torch.__version__, transformers.__version__, _in_bf16(train)]
     decisive += [getattr(callback, "decisive", None) for callback in callbacks]
-    decisive += [sha256_file(data / "text" / f"{part}.txt") for part in ("train", "validation")]
+    # The test text too: its letters are in the alphabet.
+    read = [data / "text" / f"{part}.txt" for part in ("train", "validation", "test")]
+    if train.start == "fetched":
+        read += sorted(path for path in _fetched(data).iterdir() if path.is_file() and path.name != "manifest.json")
+    decisive += [[path.name, sha256_file(path)] for path in read]
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -274,7 +312,9 @@ def _write_history(history: WeightHistory, trainer: Trainer, folder: Path) -> No
     folder.mkdir()
     metadata = {"options": json.dumps(history.options())}
     save_file(history.importance(), folder / "importance.safetensors", metadata)
-    save_file(history.average(), folder / "average.safetensors", metadata)
+    # Whole: what was not trained is no average of anything, but belongs to the clone.
+    whole = {**_state(trainer.model), **history.average()}
+    save_file(whole, folder / "average.safetensors", metadata)
     kinds = {"tick": pa.int32(), "step": pa.int64(), "tensor": pa.string(), "index": pa.int64(), "value": pa.float32()}
     rows = pa.Table.from_pylist(history.trajectories(), pa.schema(kinds.items()))
     pq.write_table(rows, folder / "trajectories.parquet")
@@ -300,11 +340,17 @@ def curve(trainer: Trainer) -> list[dict]:
     return [row for row in rows.values() if "validation_loss" in row]
 
 
-def _write_best(trainer: Trainer, folder: Path) -> None:
-    """The weights with the lowest validation loss, under the same tensor names as the last ones."""
+def _state(model) -> dict[str, torch.Tensor]:
+    """The tensors of `model` that a file holds, under the module's names, on the CPU."""
+    state = model.state_dict()
+    return {name: state[name].cpu().contiguous() for name in loading.state_names(model)}
+
+
+def _write_best(trainer: Trainer, stored: torch.dtype, folder: Path) -> None:
+    """The weights with the lowest validation loss, in the dtype and under the names of the last ones."""
     folder.mkdir()
-    best = Path(trainer.args.output_dir) / f"checkpoint-{trainer.state.best_global_step}"
-    shutil.copyfile(best / "model.safetensors", folder / "model.safetensors")
+    best = loading.of_folder(Path(trainer.args.output_dir) / f"checkpoint-{trainer.state.best_global_step}", stored)
+    save_file(_state(best), folder / WEIGHTS, {"format": "pt"})
     write_json(
         folder / "best.json", {"step": trainer.state.best_global_step, "validation_loss": trainer.state.best_metric}
     )

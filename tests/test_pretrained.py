@@ -6,26 +6,33 @@ from pathlib import Path
 
 import numpy
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from prunelab import pretrained
+from prunelab.characters import character_tokenizer
 from prunelab.errors import InputError
 from prunelab.params import Source
+from tests import tiny
+
+GPT2 = {"n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 16}
+PARAMETERS = (
+    31 * 8 + 16 * 8 + 12 * 8 * 8 + 13 * 8 + 2 * 8
+)  # two embeddings; matrices, biases and norms of a block; norm
 
 
 def plain_model(folder: Path, shards: int = 1) -> Path:
-    """A folder that looks like a model: two tensors of 6 and 4 values, a config, a tokenizer."""
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}))
-    (folder / "tokenizer.json").write_text("{}")
-    tensors = {"a": numpy.ones((2, 3), numpy.float32), "b": numpy.zeros(4, numpy.float16)}
+    """A small GPT-2 with its tokenizer, norms in fp16, in one file or two."""
+    tiny.published(folder, "gpt2", **GPT2)
+    (folder / "generation_config.json").unlink()
+    tensors = load_file(folder / "model.safetensors")
+    tensors = {name: value.astype(numpy.float16) if "ln_" in name else value for name, value in tensors.items()}
     if shards == 1:
         save_file(tensors, folder / "model.safetensors")
         return folder
-    weight_map = {}
-    for number, (name, tensor) in enumerate(tensors.items(), 1):
-        weight_map[name] = f"model-0000{number}-of-00002.safetensors"
-        save_file({name: tensor}, folder / weight_map[name])
+    (folder / "model.safetensors").unlink()
+    weight_map = {name: f"model-0000{1 + number % 2}-of-00002.safetensors" for number, name in enumerate(tensors)}
+    for file in set(weight_map.values()):
+        save_file({name: tensors[name] for name in tensors if weight_map[name] == file}, folder / file)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     return folder
 
@@ -46,7 +53,7 @@ def test_a_plain_folder_is_copied_as_it_is_and_described(tmp_path, shards):
     assert copied == {path.name for path in folder.iterdir()} - {"README.md", "pytorch_model.bin", "modeling_custom.py"}
     assert all((tmp_path / "out" / name).read_bytes() == (folder / name).read_bytes() for name in copied)
     assert manifest["model"] == "my-model"
-    assert manifest["parameters_stored"] == 10
+    assert manifest["parameters_stored"] == PARAMETERS
     assert manifest["dtypes"] == ["F16", "F32"]
     assert manifest["model_type"] == "gpt2"
     assert manifest["source"]["licence"] == "MIT"
@@ -96,7 +103,7 @@ def only_flax(folder):
     ],
 )
 def test_a_folder_that_would_fail_later_is_refused_now(tmp_path, damage, message):
-    folder = plain_model(tmp_path / "model")
+    folder = plain_model(tmp_path / "model", shards=2 if "index" in message or "model-1" in message else 1)
     damage(folder)
     with pytest.raises(InputError) as caught:
         pretrained.prepare(source(folder), tmp_path / "out")
@@ -114,7 +121,7 @@ def pickled_model(folder: Path, renamed=lambda name: name):
     model.config.save_pretrained(folder)
     state = {renamed(name): tensor for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
     torch.save(state, folder / "pytorch_model.bin")
-    (folder / "tokenizer.json").write_text("{}")
+    character_tokenizer(tiny.LETTERS).save_pretrained(folder)
     return model
 
 
@@ -163,7 +170,9 @@ def test_a_missing_folder_and_two_models_at_once_are_refused(tmp_path):
     shutil.copytree(tmp_path / "two" / "a", tmp_path / "two" / "b")
     with pytest.raises(InputError, match=r"found 2 config\.json and 0 \.gguf; say which with `files:`"):
         pretrained.prepare(source(tmp_path / "two", files="*/*"), tmp_path / "out")
-    assert pretrained.prepare(source(tmp_path / "two", files="b/*"), tmp_path / "out")["parameters_stored"] == 10
+    assert (
+        pretrained.prepare(source(tmp_path / "two", files="b/*"), tmp_path / "out")["parameters_stored"] == PARAMETERS
+    )
 
 
 def test_a_file_that_only_calls_itself_gguf_is_refused(tmp_path):
@@ -222,7 +231,6 @@ def gguf_model(path: Path, leave_out: str = "") -> dict[str, numpy.ndarray]:
 
 
 def test_a_gguf_file_becomes_an_fp32_folder_with_the_numbers_of_another_dequantizer(tmp_path):
-    from safetensors.numpy import load_file
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     expected = gguf_model(tmp_path / "Tiny-1K.Q4_1.gguf")

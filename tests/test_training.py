@@ -55,6 +55,9 @@ def write_settings(folder: Path, **train):
         "context": 16, "epochs": 6, "windows_per_epoch": 80, "batch_size": 8, "warmup_steps": 5,
         "evaluate_every_epochs": 1, "validation_windows": 40,
     } | train  # fmt: skip
+    if (folder / "data" / "model").is_dir():
+        raw["fetch"]["model"] = {"kind": "path", "name": "data/model"}
+        raw["train"] |= {"start": "fetched", "tokenizer": "fetched", "architecture": None, "config": {}}
     with open(folder / "params.yaml", "w", encoding="utf-8") as file:
         YAML().dump(raw, file)
     return params.load(folder / "params.yaml")
@@ -163,8 +166,13 @@ def fetched(place, renamed=lambda name: name):
 def test_a_fetched_model_is_taken_as_it_is_file_by_file_and_never_loaded(place, monkeypatch):
     from transformers import AutoModelForCausalLM
 
-    source = fetched(place)
-    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_: pytest.fail("it may not fit into memory"))
+    source, load = fetched(place), AutoModelForCausalLM.from_pretrained
+
+    def without_values(*path, **options):
+        assert options["device_map"] == "meta", "it may not fit into memory"
+        return load(*path, **options)
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", without_values)
     (out := place / "dense").mkdir()
     training.take(source, 16, out)
     for path in source.iterdir():
@@ -172,14 +180,7 @@ def test_a_fetched_model_is_taken_as_it_is_file_by_file_and_never_loaded(place, 
     assert json.loads((out / "prunable.json").read_text()) == models.prunable_tensors(tiny.gpt2())
 
 
-def test_a_fetched_model_with_older_names_of_tensors_is_saved_under_today_s(place, monkeypatch):
-    from transformers import AutoTokenizer
-
-    class NoTokenizer:
-        def save_pretrained(self, folder):
-            pass
-
-    monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda folder: NoTokenizer())
+def test_a_fetched_model_with_older_names_of_tensors_is_saved_under_today_s(place):
     source = fetched(place, lambda name: name.removeprefix("transformer."))
     (out := place / "dense").mkdir()
     training.take(source, 16, out)
@@ -227,8 +228,8 @@ def test_bad_settings_are_named(place):
         run(place, "b", config={"n_layers": 2})
     with pytest.raises(InputError, match="exceeds the model's 16 positions"):
         run(place, "c", context=17)
-    with pytest.raises(InputError, match="fetched, but fetch.model brought no model"):
-        run(place, "d", start="fetched", tokenizer="fetched")
+    with pytest.raises(InputError, match="train.start: fetched, but fetch.model is null"):
+        run(place, "d", start="fetched", tokenizer="fetched", architecture=None, config={})
     with pytest.raises(InputError, match="exceeds the model's 32 positions"):
         training.take(tiny.dense_folder(place / "small", tiny.gpt2()), 33, place)
     with pytest.raises(InputError, match="tracker.window counts back"):
