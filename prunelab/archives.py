@@ -79,9 +79,9 @@ def compare(found: str, expected: str, name: str, size: int) -> None:
         )
 
 
-def hash_listing(folder: Path, chosen: list[Path]) -> str:
+def hash_listing(folder: Path, chosen: list[Path], sha256_of=files.sha256_file) -> str:
     """The sha256 of what `sha256sum` prints for these files, names relative to the folder."""
-    lines = (f"{files.sha256_file(path)}  {path.relative_to(folder).as_posix()}\n" for path in chosen)
+    lines = (f"{sha256_of(path)}  {path.relative_to(folder).as_posix()}\n" for path in chosen)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

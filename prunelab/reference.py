@@ -1,6 +1,8 @@
 """What the dense model leaves behind so that its variants need no text, no tokenizer and no dense forward pass."""
 
 import json
+from importlib.metadata import version
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -8,18 +10,19 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from prunelab import quality
+from prunelab import controls, inputs, quality
 from prunelab.errors import InputError
-from prunelab.files import whole_file
+from prunelab.files import read_json, whole_file
 from prunelab.heads import Head
 from prunelab.quality import DenseStates
+from prunelab.tensors import identity
 from prunelab.windows import Windows
 
 ASKED = {"context", "max_windows", "kl_windows", "robustness", "samples", "tasks"}  # settings that must be the same
 
 
 class Reference(NamedTuple):
-    facts: dict  # split, text_sha256, context, dtype: the same in every quality.json of the study
+    facts: dict  # dense_sha256, libraries, split, text_sha256, context, dtype: as in every quality.json of the study
     windows: Windows
     loss: np.ndarray  # (windows,) float64, the dense model's
     nll: np.ndarray  # (windows, context - 1) float32, the dense model's
@@ -76,18 +79,49 @@ def load(path) -> Reference:
 
 
 def asked(wanted) -> dict:
-    """The settings (of the `quality` section `wanted`) that a reference and its variants must share."""
-    return wanted.model_dump(mode="json", include=ASKED)
+    """What a reference and its variants must share: settings (`wanted`: section `quality`), files of questions."""
+    return wanted.model_dump(mode="json", include=ASKED) | {"questions": inputs.of_questions(wanted.tasks.names)}
+
+
+def libraries() -> dict[str, str]:
+    """The versions that compute a model's figures."""
+    return {name: version(name) for name in ("torch", "transformers")}
 
 
 def check(reference: Reference, wanted) -> None:
-    """Raises InputError that names the setting when a reference was made with others."""
-    for key, value in asked(wanted).items():
+    """Raises InputError that names what is another now than when the reference was made."""
+    now = asked(wanted)
+    for name, sha256 in now.pop("questions").items():
+        if reference.asked.get("questions", {}).get(name) != sha256:
+            raise InputError(
+                f"quality.tasks: {name} is not the file that dense was asked; run the reference stage again"
+            )
+    for key, value in now.items():
         if reference.asked.get(key) != value:
             raise InputError(
                 f"quality.{key} is {value}, but the reference was made with {reference.asked.get(key)}; "
                 "run the reference stage again"
             )
+    for name, found in libraries().items():
+        if reference.facts.get("libraries", {}).get(name, found) != found:
+            raise InputError(
+                f"{name} is {found}, but the reference was made with {reference.facts['libraries'][name]}, and another "
+                "version computes other figures; run the reference stage again"
+            )
+
+
+def check_model(reference: Reference, folder, name: str) -> None:
+    """Raises InputError when the variant `name` in `folder` was made of another dense model than the reference's."""
+    folder, known = Path(folder), reference.facts.get("dense_sha256")
+    record = next((folder / file for file in ("sparsity.json", "int8.json") if (folder / file).exists()), None)
+    made_of = read_json(record).get("dense_sha256") if record else None
+    if controls.named(name):  # other weights of the dense model, in its own folder
+        made_of = identity(folder)
+    if known and made_of and made_of != known:
+        raise InputError(
+            f"{name}: was made of another dense model than the one it would be compared with; make it again "
+            "(dvc repro), or run the reference stage again"
+        )
 
 
 def figures(scores: quality.Scores, dense: Reference, wanted) -> dict:

@@ -7,6 +7,7 @@ space (`acc`), or with the highest per character (`acc_norm`). Against dense, an
 
 import contextlib
 import difflib
+import hashlib
 import json
 import logging
 import os
@@ -16,12 +17,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from prunelab import models, stats
+from prunelab import models, reading, stats
 from prunelab.errors import InputError
 from prunelab.files import sha256_file
 from prunelab.quality import known
 
 FEWSHOT_SEED = 1234  # lm-eval's own default, so that few-shot figures compare with others'
+COMPLAINT = "{name}, line {number}: expected {{query, choices, gold}}, found {reason}"  # of a line that is no JSON
 
 
 class Answers(NamedTuple):
@@ -56,9 +58,7 @@ def evaluate(model, tokenizer, names: list[str], *, limit: int | None, shots: in
             if shots is not None or task.get_config("num_fewshot") is None:
                 task.set_config(key="num_fewshot", value=shots or 0)
             task.set_fewshot_seed(seed=FEWSHOT_SEED)
-        # A text needs a token before its first one; a tokenizer without special tokens lends its new line.
-        first = None if tokenizer.bos_token_id or tokenizer.eos_token_id else tokenizer.encode("\n")[0]
-        runner = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch, prefix_token_id=first)
+        runner = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch, prefix_token_id=prefix_token(tokenizer))
         # Not simple_evaluate: it seeds every random generator of the process and spends seconds on `pip freeze`.
         found = lm_eval.evaluate(lm=runner, task_dict=loaded, limit=limit, bootstrap_iters=1000, log_samples=True)
     return [_answers(name, found, files) for name in found["results"]]
@@ -67,9 +67,14 @@ def evaluate(model, tokenizer, names: list[str], *, limit: int | None, shots: in
 def compare(answers: Answers, dense: dict[str, np.ndarray], draws: int) -> dict:
     """The figures of a task with, per metric, the difference to dense and its interval, paired over questions.
 
-    dense: metric → (questions,). Raises InputError when dense was asked other questions.
+    dense: metric → (questions,), and `sha256` → (32,) bytes, of the questions. Raises InputError when dense was asked
+    other ones.
     """
     figures = dict(answers.figures)
+    if "sha256" in dense and figures["sha256"] != bytes(dense["sha256"]).hex():
+        raise InputError(
+            f"task {figures['task']}: dense was not asked the same questions; run the reference stage again"
+        )
     for metric, mine in answers.scores.items():
         if metric not in dense or len(dense[metric]) != len(mine):
             raise InputError(
@@ -80,37 +85,84 @@ def compare(answers: Answers, dense: dict[str, np.ndarray], draws: int) -> dict:
     return figures
 
 
+def prefix_token(tokenizer) -> int | None:
+    """The id of the token that stands before a text without a context; None: lm-eval's own choice.
+
+    That is the beginning or end of a text, whose id may be 0. A tokenizer without special tokens lends its new line,
+    or its blank, or, where it knows neither, whatever token it has first.
+    """
+    if tokenizer.bos_token_id is not None or tokenizer.eos_token_id is not None:
+        return None
+    for character in ("\n", " "):
+        ids = tokenizer.encode(character)
+        if ids and ids[0] != tokenizer.unk_token_id:
+            return ids[0]
+    return min(tokenizer.get_vocab().values())
+
+
 def read_questions(path: Path) -> list[dict]:
-    """The rows of a JSONL file. Raises InputError that names the line which is no question."""
+    """The rows of a JSONL file: query, choices, gold, and `line`, where it stands. Read as all texts are (`reading`).
+
+    Raises InputError that names the line which is no question.
+    """
     if not path.is_file():
         raise InputError(f"quality.tasks.names: {path}: no such file")
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            row = json.loads(line)
-            query, choices, gold = row["query"], row["choices"], row["gold"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise InputError(f"{path}, line {number}: expected {{query, choices, gold}}, found {error}") from None
-        if not (isinstance(query, str) and isinstance(choices, list) and len(choices) > 1):
-            raise InputError(f"{path}, line {number}: `query` must be a text and `choices` a list of at least two")
+    for number, row in reading.json_lines(path, str(path), COMPLAINT):
+        where = f"{path}, line {number}"
+        if not isinstance(row, dict):
+            raise InputError(f"{where}: expected {{query, choices, gold}}, found {reading.kind(row)}")
+        missing = [key for key in ("query", "choices", "gold") if key not in row]
+        if missing:
+            raise InputError(f"{where}: expected {{query, choices, gold}}, found {missing[0]!r} missing")
+        query = reading.text(row["query"], f"{where}: expected a text as `query`")
+        if query and not query.strip():
+            raise InputError(f"{where}: expected a `query` with words or an empty one, found nothing but blanks")
+        choices = _choices(row["choices"], where)
+        gold = row["gold"]
         if type(gold) is not int or not 0 <= gold < len(choices):
-            raise InputError(
-                f"{path}, line {number}: gold is {gold!r}, expected the index of one of {len(choices)} choices"
-            )
-        rows.append({"query": query, "choices": choices, "gold": gold})
+            raise InputError(f"{where}: gold is {gold!r}, expected the index of one of {len(choices)} choices")
+        # Of equal choices the first is taken, so the second could never be right. Equal wrong ones do no harm.
+        if choices.count(choices[gold]) > 1:
+            raise InputError(f"{where}: expected one right choice, found {choices[gold]!r} more than once")
+        rows.append({"query": query, "choices": choices, "gold": gold, "line": number})
     if not rows:
         raise InputError(f"{path}: no questions in it")
     return rows
 
 
+def _choices(choices, where: str) -> list[str]:
+    if not isinstance(choices, list) or len(choices) < 2:
+        found = f"{len(choices)}" if isinstance(choices, list) else reading.kind(choices)
+        raise InputError(f"{where}: expected `choices` to be a list of at least two, found {found}")
+    texts = [reading.text(one, f"{where}: expected a text as choice {i}") for i, one in enumerate(choices)]
+    empty = [str(i) for i, one in enumerate(texts) if not one.strip()]
+    if empty:
+        raise InputError(f"{where}: expected a text as choice {empty[0]}, found nothing in it")
+    return texts
+
+
 def check_lengths(path: Path, rows: list[dict], tokenizer, longest: int | None) -> None:
-    """Raises InputError for a choice that a model of `longest` tokens cannot take; a long query loses its beginning."""
-    for number, row in enumerate(rows, start=1):
-        length = max(len(tokenizer.encode(f" {choice}", verbose=False)) for choice in row["choices"])
-        if longest is not None and length > longest:
+    """Raises InputError for a choice that a model of `longest` tokens cannot take; a long query loses its beginning.
+
+    Also for a query or choice of which this tokenizer leaves nothing.
+    """
+
+    def lengths(texts: list[str]) -> list[int]:
+        return [len(ids) for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]]
+
+    for row in rows:
+        query, where = row["query"].rstrip(), f"{path}, line {row['line']}"
+        # As lm-eval cuts them: what the whole has more tokens than the query.
+        before, *whole = lengths([query, *(f"{row['query']} {choice}" for choice in row["choices"])])
+        counts = [count - before for count in whole]
+        if min(counts) < 1 or (query and not before):
             raise InputError(
-                f"{path}, line {number}: a choice of {length} tokens, but this model's context is {longest}"
+                f"{where}: expected a query and choices that this model's tokenizer knows, found that it leaves no "
+                f"token of {query if query and not before else row['choices'][counts.index(min(counts))]!r}"
             )
+        if longest is not None and max(counts) > longest:
+            raise InputError(f"{where}: a choice of {max(counts)} tokens, but this model's context is {longest}")
 
 
 def _of_questions(name: str, rows: list[dict]):
@@ -123,9 +175,10 @@ def _of_questions(name: str, rows: list[dict]):
             "custom_dataset": lambda **_: {"test": Dataset.from_list(rows)},
             "test_split": "test",
             "output_type": "multiple_choice",
-            "doc_to_text": "{{query}}",
-            "doc_to_choice": "{{choices}}",
-            "doc_to_target": "{{gold}}",
+            # Names of columns, not templates: lm-eval takes a rendered "12" for a number.
+            "doc_to_text": "query",
+            "doc_to_choice": "choices",
+            "doc_to_target": "gold",
             "metric_list": [
                 {"metric": metric, "aggregation": "mean", "higher_is_better": True} for metric in ("acc", "acc_norm")
             ],
@@ -154,6 +207,14 @@ def _of_library(names: list[str]) -> dict:
         raise InputError(f"quality.tasks.names: the data of {', '.join(names)} can't be had: {error}") from error
 
 
+def _hash_of(samples: list[dict]) -> str | None:
+    """The sha256 of a task of the library as it was asked: the library's own hashes of questions, prompts, answers."""
+    if not samples or "doc_hash" not in samples[0]:
+        return None
+    each = [[sample.get(f"{part}_hash") for part in ("doc", "prompt", "target")] for sample in samples]
+    return hashlib.sha256(json.dumps(each).encode()).hexdigest()
+
+
 def _answers(name: str, found: dict, files: dict[str, Path]) -> Answers:
     samples = sorted(found["samples"].get(name, []), key=lambda sample: sample["doc_id"])
     figures = {
@@ -161,7 +222,7 @@ def _answers(name: str, found: dict, files: dict[str, Path]) -> Answers:
         "version": found["versions"].get(name),
         "shots": found["n-shot"].get(name),
         "questions": len(samples) or None,
-        "sha256": sha256_file(files[name]) if name in files else None,
+        "sha256": sha256_file(files[name]) if name in files else _hash_of(samples),
     }
     scores = {}
     for key, value in found["results"][name].items():

@@ -163,7 +163,9 @@ def test_what_is_saved_is_what_is_loaded(study):
     assert found.windows.tokens.shape == (40, 32) and found.loss.dtype == np.float64
     assert found.states.hidden.shape == (10, 31, 8)
     assert found.states.head.weight.shape == (16, 8)
-    assert found.facts == {key: found.facts[key] for key in ("split", "text_sha256", "context", "dtype")}
+    assert found.facts == {
+        key: found.facts[key] for key in ("split", "text_sha256", "context", "dtype", "dense_sha256", "libraries")
+    }
 
 
 def test_without_probes_and_kl_windows_nothing_is_claimed_about_them(study):

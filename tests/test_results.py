@@ -160,3 +160,12 @@ def test_markdown_has_a_row_a_variant_and_numbers_on_the_right(made):
 def test_no_report_yet_is_one_line(tmp_path, capsys):
     with pytest.raises(InputError, match="the stage report writes it"):
         results.main(["--report", str(tmp_path)])
+
+
+@pytest.mark.parametrize(("key", "other"), [("text_sha256", "f" * 64), ("context", 7), ("dense_sha256", "e" * 64)])
+def test_a_row_that_was_scored_on_something_else_than_its_dense_model_is_refused(made, key, other):
+    settings, folder, models = made
+    path = folder / "magnitude-50" / "quality.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: other}))
+    with pytest.raises(InputError, match=f"magnitude-50: its quality was measured with {key} .*that of dense with"):
+        results.read(settings, folder, models)
