@@ -132,7 +132,7 @@ def _code(text: str) -> Markup:
 def _model(study) -> str:
     """The dense model in a few words, such as "gpt2, 0.82 M parameters"."""
     path = study.models / "dense" / "config.json"
-    kind = read_json(path).get("model_type", "model") if path.exists() else study.settings.train.architecture
+    kind = read_json(path).get("model_type", "model") if path.exists() else study.settings.train.architecture or "model"
     parameters = study.files["dense"]["efficiency"].get("parameters")
     return kind if parameters is None else f"{kind}, {parameters / 1e6:,.2f} M parameters"
 

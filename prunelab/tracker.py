@@ -25,20 +25,24 @@ from prunelab.errors import InputError
 from prunelab.files import whole_file
 
 STATE_FILE = "weight_history.safetensors"
+# Those put `module.` before every name; torch.compile puts `_orig_mod.` before the names of what it compiled.
+WRAPPERS = (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel, torch.optim.swa_utils.AveragedModel)
 
 
 class WeightHistory:
     """Streaming importance, averaged clone and sampled trajectories of a model's weights.
 
     Args:
-        model: any `torch.nn.Module`; tensors are followed by their names in `named_parameters()`.
+        model: any `torch.nn.Module`; tensors are followed by their names in `named_parameters()`. Here and in `tick` it
+            may be what `torch.compile`, `DataParallel` and the like made of it: names are those of the model inside.
         importance: names of the tensors that get an importance (the prunable ones); the clone covers all parameters.
         value: `absolute` or `signed`.
         weighting: `linear` (the paper), `sqrt`, `uniform`, or `exponential` with `beta`.
         window: only the last `window` ticks count (the paper's k+1); needs `total_ticks`, the paper's n.
         trajectories: how many weights of each importance tensor are recorded at every tick, chosen by `seed`.
 
-    Raises InputError for a name that the model does not have and for a window without a known end.
+    Raises InputError for a name that the model does not have, for a window without a known end, and for a signed
+    importance of a frozen parameter, which the averaged clone leaves out.
     """
 
     def __init__(
@@ -54,15 +58,23 @@ class WeightHistory:
         trajectories: int = 0,
         seed: int = 0,
     ):
-        parameters = dict(model.named_parameters())
+        parameters = _parameters(model)
+        importance = [_own_name(model, name) for name in importance]
         if missing := sorted(set(importance) - set(parameters)):
             raise InputError(f"weight history: the model has no parameter {missing[0]!r}")
+        frozen = sorted(name for name in importance if not parameters[name].requires_grad)
+        if value == "signed" and frozen:
+            raise InputError(
+                f"weight history: {frozen[0]!r} is frozen, so it has no signed mean; leave it out of importance, or "
+                "take value: absolute"
+            )
         if window is not None and total_ticks is None:
             raise InputError("weight history: a window counts back from the last tick, so total_ticks must be known")
         self.value, self.weighting, self.beta, self.window = value, weighting, beta, window
         self.total_ticks = total_ticks
         self.ticks = 0  # seen so far
         self.weight_sum = 0.0  # S
+        self._shapes = {name: parameter.shape for name, parameter in parameters.items()}
         self._average = {n: torch.zeros_like(p, dtype=torch.float32) for n, p in parameters.items() if p.requires_grad}
         # A signed importance is the averaged clone itself: one copy serves both.
         self._importance = (
@@ -80,9 +92,12 @@ class WeightHistory:
 
     @torch.no_grad()
     def tick(self, model, step: int | None = None) -> None:
-        """Take the model's weights of this moment into account; `step` is only written beside the trajectories."""
+        """Take the model's weights of this moment into account; `step` is only written beside the trajectories.
+
+        Raises InputError, before anything is counted, when a parameter is gone or has another shape than at the start.
+        """
+        parameters = self._found(model)
         self.ticks += 1
-        parameters = dict(model.named_parameters())
         if self._sampled:
             # One gather a device and one copy to the host, so that a GPU is not stalled once a tensor.
             row = [
@@ -92,11 +107,35 @@ class WeightHistory:
             self._steps.append(self.ticks if step is None else step)
         if self.window is not None and self.ticks <= self.total_ticks - self.window:
             return
+        self._follow_to_other_devices(parameters)
         coefficient, decay = self._coefficient()
         self.weight_sum = self.weight_sum * decay + coefficient
         self._add(self._average, parameters, coefficient, decay, absolute=False)
         if self.value == "absolute":
             self._add(self._importance, parameters, coefficient, decay, absolute=True)
+
+    def _found(self, model) -> dict[str, torch.Tensor]:
+        """The parameters that are followed, by name. One tied to another since goes by both names."""
+        parameters = _parameters(model, remove_duplicate=False)
+        for name in self._average.keys() | self._importance.keys():
+            shape = parameters[name].shape if name in parameters else None
+            if shape != self._shapes[name]:
+                found = "is gone" if shape is None else f"has become {tuple(shape)}"
+                raise InputError(
+                    f"weight history: {name!r} of shape {tuple(self._shapes[name])} {found} since the history began; "
+                    "give tick the model that it was made of"
+                )
+        return parameters
+
+    def _follow_to_other_devices(self, parameters: dict) -> None:
+        """Move every sum to where its parameter is now: a trainer moves the model after the history was made."""
+        for name in self._average.keys() | self._importance.keys():
+            shared = self._average.get(name) is self._importance.get(name)
+            for sums in (self._average, self._importance):
+                if name in sums and sums[name].device != parameters[name].device:
+                    sums[name] = sums[name].to(parameters[name].device)
+            if shared:
+                self._importance[name] = self._average[name]
 
     def _coefficient(self) -> tuple[float, float]:
         """c(e) of this tick and the factor on what came before (beta^(n-e) without knowing n: decay the past)."""
@@ -178,6 +217,19 @@ class WeightHistory:
         self._sampled = {name: tensors[f"sampled.{name}"] for name in self._sampled}
         self._paths = list(tensors["paths"]) if "paths" in tensors else []
         self.ticks, self.weight_sum, self._steps = saved["ticks"], state["weight_sum"], state["steps"]
+
+
+def _parameters(model, remove_duplicate: bool = True) -> dict[str, torch.Tensor]:
+    """The parameters of the model inside whatever wraps it, under its own names."""
+    named = model.named_parameters(remove_duplicate=remove_duplicate)
+    return {_own_name(model, name): parameter for name, parameter in named}
+
+
+def _own_name(model, name: str) -> str:
+    """The name that a parameter of the wrapped `model` has in the model inside."""
+    inner = getattr(model, "_orig_mod", model)
+    name = name.replace("_orig_mod.", "")
+    return _own_name(inner.module, name.removeprefix("module.")) if isinstance(inner, WRAPPERS) else name
 
 
 class WeightHistoryCallback(TrainerCallback):

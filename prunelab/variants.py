@@ -40,11 +40,12 @@ class Variant(NamedTuple):
 def parse_rate(token) -> Rate:
     """The meaning of a rate token. Raises InputError that says what is allowed."""
     text = str(token)
-    if re.fullmatch(r"\d+", text) and 1 <= int(text) <= 99 and not isinstance(token, bool):
+    # Written one way only, without leading zeros: `05` and `5` would be two variants of one rate.
+    if re.fullmatch(r"[1-9][0-9]?", text):
         return Rate(sparsity=int(text) / 100)
-    if (match := re.fullmatch(r"sigma(\d+)", text)) and int(match[1]) > 0:
+    if match := re.fullmatch(r"sigma([1-9][0-9]{0,3})", text):
         return Rate(prune_rate=int(match[1]) / 100)
-    if match := re.fullmatch(r"(\d+)(of|:)(\d+)", text):
+    if match := re.fullmatch(r"([1-9][0-9]{0,3})(of|:)([1-9][0-9]{0,3})", text):
         zeros, group = int(match[1]), int(match[3])
         if match[2] == ":":
             raise InputError(f"{token!r} is written {zeros}of{group} (a colon is not allowed in a variant's name)")
@@ -53,7 +54,7 @@ def parse_rate(token) -> Rate:
         raise InputError(f"{token!r}: n-of-m removes n of every m weights, so 0 < n < m is needed, such as 2of4")
     raise InputError(
         f"{token!r} is not a rate; allowed: a whole number of percent from 1 to 99, "
-        "sigma<N> (the paper's PruneRate x 100, such as sigma112), <n>of<m> (such as 2of4)"
+        "sigma<N> (the paper's PruneRate x 100, such as sigma112), <n>of<m> (such as 2of4), no zeros in front"
     )
 
 
@@ -92,7 +93,9 @@ def recovered(variant: Variant, seed_tag: str | None = None) -> Variant:
 
 def parse(identifier: str) -> Variant:
     """The variant with this id. Raises InputError when it is none."""
-    match = re.fullmatch(r"(?P<method>[a-z][a-z-]*?)-(?P<rate>\d+|sigma\d+|\d+of\d+)(-(?P<seed>s\d+))?", identifier)
+    match = re.fullmatch(
+        r"(?P<method>[a-z][a-z-]*?)-(?P<rate>[0-9]+|sigma[0-9]+|[0-9]+of[0-9]+)(-(?P<seed>s[0-9]+))?", identifier
+    )
     if not match:
         raise InputError(f"{identifier!r} is not a variant; expected <method>-<rate>[-s<seed>], such as magnitude-50")
     parse_rate(match["rate"])

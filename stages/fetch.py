@@ -43,6 +43,17 @@ def main(argv: list[str] | None = None) -> None:
             print(f"model: {fetch.model.kind} {fetch.model.name}", flush=True)
             manifest = pretrained.prepare(fetch.model, out / "model")
             print(f"  {manifest['model']}: {manifest['parameters_stored']:,} parameters", flush=True)
+            for remark in (*manifest["remarks"], *unused(settings.train, manifest["model_type"])):
+                print(f"  {remark}", flush=True)
+
+
+def unused(train, model_type: str) -> list[str]:
+    """What is said of `train.architecture` where it is not that of the fetched model, which alone counts."""
+    if train.start == "random" or train.architecture in (None, model_type):
+        return []
+    return [
+        f"train.architecture: {train.architecture} says nothing here, the model is a {model_type}; set architecture: null"
+    ]
 
 
 if __name__ == "__main__":

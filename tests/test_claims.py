@@ -75,7 +75,7 @@ def test_over_seeds_the_scope_is_the_seeds(tmp_path):
 
 def test_sparsegpt_is_held_against_wanda_over_calibration_seeds_where_the_model_was_fetched(tmp_path, monkeypatch):
     monkeypatch.setattr(synthetic, "COST", {"wanda": 1.0, "sparsegpt": 0.6})
-    fetched = {"start": "fetched", "epochs": 0, "tokenizer": "fetched"}
+    fetched = {"start": "fetched", "epochs": 0, "tokenizer": "fetched", "architecture": None, "config": {}}
     model = {"kind": "path", "name": "somewhere"}
     methods = {"methods": ["wanda", "sparsegpt"], "rates": [50, "2of4"], "controls": []}
     settings = synthetic.settings(

@@ -11,11 +11,15 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from prunelab import params
+from prunelab import params, places
 from prunelab.files import sha256_file
-from tests.test_pretrained import plain_model
+from tests.test_pretrained import PARAMETERS, plain_model
 
 REPOSITORY = Path(__file__).parent.parent
+CALIBRATE = {
+    "samples": 8, "length": 64, "seed": 0, "propagate": "dense", "batch_tokens": 512, "precision": "fp32",
+    "hidden_states": "memory", "owl_outlier_multiple": 5, "owl_span": 0.08,
+}  # fmt: skip
 PLAY = "# Play {0}\n\n## ACT I\n\n**PETER**  \nThis line is of play {0} alone,  \nand so is the {0}th answer.\n" * 30
 
 
@@ -24,6 +28,12 @@ def study(folder: Path, **fetch) -> None:
     yaml = YAML(typ="safe", pure=True)
     settings = yaml.load(REPOSITORY / "params.yaml")
     settings["fetch"] |= fetch
+    if fetch.get("model"):
+        settings["train"] |= {"start": "fetched", "architecture": None, "config": {}, "tokenizer": "fetched"}
+        settings["train"]["epochs"] = 0
+        settings["prune"] |= {"methods": ["magnitude"], "controls": []}
+    if "calibration" in fetch:
+        settings["calibrate"] = CALIBRATE
     yaml.dump(settings, folder / "params.yaml")
 
 
@@ -59,14 +69,17 @@ def test_text_calibration_and_model_come_in_one_go(tmp_path):
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "energy.json").read_text())["name"] == "fetch"
     assert everything(tmp_path / "data") == {
+        f"fetched/{places.MARK}",
         *(f"fetched/text/{name}" for name in ("train.txt", "validation.txt", "test.txt", "manifest.json")),
         *(f"fetched/calibration/{name}" for name in ("text.txt", "manifest.json")),
-        *(f"fetched/model/{name}" for name in ("config.json", "tokenizer.json", "model.safetensors", "manifest.json")),
+        *(f"fetched/model/{name}" for name in ("config.json", "model.safetensors", "manifest.json")),
+        *(f"fetched/model/{name}" for name in ("tokenizer.json", "tokenizer_config.json")),
     }
     assert (tmp_path / "data/fetched/calibration/text.txt").read_text() == "first page\n\nsecond page"
     assert json.loads((tmp_path / "data/fetched/text/manifest.json").read_text())["documents"] == 5
     assert "validation: 1 documents" in done.stdout
-    assert "own-model: 10 parameters" in done.stdout
+    assert f"own-model: {PARAMETERS:,} parameters" in done.stdout
+    assert "the files hold F16, F32: the model is used in float32" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -106,11 +119,11 @@ def test_a_model_that_is_refused_leaves_no_text_behind_either(tmp_path):
     assert list((tmp_path / "data").iterdir()) == []
 
 
-def test_fetching_text_imports_nothing_heavy(tmp_path):
+def test_fetching_text_imports_nothing_heavy_but_for_the_check_of_the_settings(tmp_path):
     study(tmp_path, text=plays(tmp_path))
     code = (
         "import sys; sys.argv[0] = 'fetch'\n"
-        "from stages import fetch; fetch.main()\n"
+        "from stages import fetch; fetch.params.check = lambda settings: None; fetch.main()\n"
         "heavy = {'torch', 'transformers', 'datasets', 'pandas', 'pyarrow', 'numpy', 'mlflow', 'huggingface_hub'}\n"
         "sys.exit(f'imported: {heavy & set(sys.modules)}' if heavy & set(sys.modules) else 0)"
     )

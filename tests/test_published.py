@@ -5,11 +5,11 @@ from tests import synthetic
 
 OPT = {
     "fetch": {
-        "text": {"kind": "hub", "name": "Salesforce/wikitext"},
+        "text": {"kind": "hub", "name": "Salesforce/wikitext", "files": "wikitext-2-raw-v1/*.parquet"},
         "model": {"kind": "hub", "name": "facebook/opt-125m"},
     },
     "prune": {"methods": ["magnitude"], "rates": [50, "2of4"], "controls": []},
-    "train": {"start": "fetched", "epochs": 0, "tokenizer": "fetched"},
+    "train": {"start": "fetched", "epochs": 0, "tokenizer": "fetched", "architecture": None, "config": {}},
 }
 
 

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from prunelab import places
 from prunelab.errors import InputError
 from stages import report
 from tests import synthetic
@@ -73,6 +74,7 @@ def test_everything_is_written(made, tmp_path):
     assert plots == {f"{name}.{kind}" for name in charts for kind in ("csv", "svg")} | {
         "time_vs_loss.csv",
         "loss_vs_sparsity.png",
+        places.MARK,
     }
     metrics = json.loads((tmp_path / "report" / "metrics.json").read_text())
     assert set(metrics["systematic-50"]) == {"loss", "sparsity", "packed_bytes", "decode_ratio"}
@@ -123,7 +125,7 @@ def test_a_fetched_model_says_why_it_has_no_history(tmp_path, monkeypatch):
     settings = synthetic.settings(
         tmp_path,
         prune={"methods": ["magnitude"], "rates": [50, "2of4"], "controls": []},
-        train={"start": "fetched", "epochs": 0, "tokenizer": "fetched"},
+        train={"start": "fetched", "epochs": 0, "tokenizer": "fetched", "architecture": None, "config": {}},
         fetch={"model": model},
     )
     synthetic.write(tmp_path, settings)

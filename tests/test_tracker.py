@@ -133,6 +133,99 @@ def test_mistakes_are_named(tmp_path):
         WeightHistory(model, []).load(tmp_path)
 
 
+class Alone(torch.nn.Module):
+    """A module of one's own that happens to call its only layer `module`: no wrapper."""
+
+    def __init__(self):
+        super().__init__()
+        self.module = torch.nn.Linear(2, 1, bias=False)
+
+
+WRAPS = {
+    "compiled": torch.compile,
+    "parallel": torch.nn.DataParallel,
+    "averaged": torch.optim.swa_utils.AveragedModel,
+    "compiled-parallel": lambda model: torch.compile(torch.nn.DataParallel(model)),
+    "parallel-compiled": lambda model: torch.nn.DataParallel(torch.compile(model)),
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPS)
+@pytest.mark.parametrize("first", ["plain", "wrapped"])
+def test_a_wrapped_model_has_the_history_of_the_model_inside(wrap, first):
+    model = torch.nn.Sequential(torch.nn.Linear(1, 1, bias=False))
+    wrapped = WRAPS[wrap](model)
+    inside = dict(wrapped.named_parameters())
+    made_of = (model, ["0.weight"]) if first == "plain" else (wrapped, list(inside))
+    history = WeightHistory(*made_of, trajectories=1)
+    for tick, value in enumerate((1.0, -2.0, 4.0)):
+        for parameter in (*inside.values(), model[0].weight):
+            parameter.data.fill_(value)
+        history.tick(wrapped if tick % 2 else model)
+    assert history.importance()["0.weight"].item() == pytest.approx((1 * 1 + 2 * 2 + 3 * 4) / 6)
+    assert history.average().keys() == {"0.weight"}
+    assert [row["tensor"] for row in history.trajectories()] == ["0.weight"] * 3
+
+
+def test_a_part_that_is_compiled_keeps_its_name():
+    model = torch.nn.Sequential(torch.nn.Linear(1, 1, bias=False))
+    history = WeightHistory(model, ["0.weight"])
+    model[0] = torch.compile(model[0])
+    history.tick(model)
+    assert torch.equal(history.importance()["0.weight"], model[0].weight.abs())
+
+
+def test_a_layer_that_is_called_module_is_no_wrapper():
+    model = Alone()
+    history = WeightHistory(model, ["module.weight"])
+    history.tick(model)
+    assert torch.equal(history.importance()["module.weight"], model.module.weight.abs())
+
+
+def test_a_signed_importance_of_a_frozen_parameter_is_refused_and_an_absolute_one_is_not():
+    model = torch.nn.Linear(1, 1, bias=False).requires_grad_(False)
+    with pytest.raises(InputError, match="'weight' is frozen, so it has no signed mean"):
+        WeightHistory(model, ["weight"], value="signed")
+    history = WeightHistory(model, ["weight"])
+    history.tick(model)
+    assert history.importance()["weight"].item() == abs(model.weight.item()) and history.average() == {}
+
+
+def test_a_parameter_that_is_gone_or_has_another_shape_is_told_and_nothing_is_counted():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 1, bias=False))
+    history = WeightHistory(model, ["0.weight"], trajectories=1)
+    history.tick(model)
+    before = history.importance()["0.weight"].clone()
+    for other, found in (
+        (torch.nn.Sequential(torch.nn.Linear(3, 1, bias=False)), r"has become \(1, 3\)"),
+        (torch.nn.Sequential(torch.nn.ReLU()), "is gone"),
+    ):
+        with pytest.raises(InputError, match=rf"'0.weight' of shape \(1, 2\) {found} since the history began"):
+            history.tick(other)
+    assert history.ticks == 1 and len(history.trajectories()) == 1
+    assert torch.equal(history.importance()["0.weight"], before)
+
+
+def test_a_parameter_that_is_tied_or_frozen_later_is_still_followed():
+    model = torch.nn.ModuleDict({"a": torch.nn.Linear(1, 1, bias=False), "b": torch.nn.Linear(1, 1, bias=False)})
+    history = WeightHistory(model, ["b.weight"])
+    model["a"].weight.data.fill_(3.0)
+    model["b"].weight = model["a"].weight  # named_parameters() lists it once, as a.weight
+    model.requires_grad_(False)
+    history.tick(model)
+    assert history.importance()["b.weight"].item() == 3.0
+    assert {name: mean.item() for name, mean in history.average().items()} == {"a.weight": 3.0, "b.weight": 3.0}
+
+
+@pytest.mark.parametrize("value", ["absolute", "signed"])
+def test_a_model_that_moves_to_another_device_takes_its_history_along(value):
+    model = torch.nn.Linear(1, 1, bias=False)
+    history = WeightHistory(model, ["weight"], value=value)
+    history.tick(model)
+    history.tick(model.to("meta"))
+    assert history.importance()["weight"].device.type == history.average()["weight"].device.type == "meta"
+
+
 def notebook_trainer(folder, model, history, tick, every):
     """A Trainer as a notebook would write one: 10 samples in batches of 2, so 5 steps an epoch."""
     from transformers import Trainer, TrainingArguments
