@@ -1,19 +1,24 @@
 """The model to deploy: chosen by the measured figures, written for people who don't have this package.
 
 `models/best/` is a plain Hugging Face folder with `model.onnx` and a card (README.md) that says what the model is, what
-was measured and where, and how to make it again. `delivery.json` names the variant and why it was chosen.
+was measured and where, and how to make it again. Its generation settings end at the model's context, and what a fetched
+model's licence asks to be passed on is passed on. `delivery.json` names the variant and why it was chosen.
 """
 
+import json
+import re
+import shutil
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
-from prunelab import checkpoint, results, verdict
+from prunelab import checkpoint, models, results, verdict
 from prunelab.errors import InputError
 from prunelab.files import read_json, sha256_file, whole_directory, write_json
 
 FACTS = "delivery.json"
+LEGAL = ("LICENSE*", "LICENCE*", "COPYING*", "NOTICE*")  # files that a licence may ask to be passed on
 MEASURED = (  # column of the results, what the card calls it, format
     ("loss", "loss, nats a token", ".4f"),
     ("perplexity", "perplexity", ".3f"),
@@ -69,16 +74,46 @@ def deliver(study: results.Study, choice: Choice, out, onnx: bool) -> dict:
         for path in (partial / "plain").iterdir():
             path.rename(partial / path.name)
         (partial / "plain").rmdir()
+        for path in (path for pattern in LEGAL for path in (study.models / "dense").glob(pattern)):
+            shutil.copyfile(path, partial / path.name)
+        context = _bound_lengths(partial)
         apart = _write_onnx(partial) if onnx else None
         facts = {
             "variant": choice.variant,
             "why": choice.why,
             "model_sha256": sha256_file(partial / "model.safetensors"),
+            "context_tokens": context,
             "onnx_logits_from_torch": apart,
         }
         write_json(partial / FACTS, facts)
         (partial / "README.md").write_text(card(study, choice, facts), encoding="utf-8")
     return facts
+
+
+def _bound_lengths(folder: Path) -> int | None:
+    """Make generation and tokenizer in `folder` end at the model's context; returns its tokens, None: it has no end.
+
+    Behind it a model with learned positions fails, and any other guesses; the library's pipeline asks for 256 tokens
+    where the folder says nothing. What its makers set stays where it is shorter.
+    """
+    from transformers import AutoConfig, GenerationConfig
+
+    config = AutoConfig.from_pretrained(folder)
+    context = models.context_length(config)
+    if context is None:
+        return None
+    path = folder / "generation_config.json"
+    wanted = read_json(path) if path.exists() else GenerationConfig.from_model_config(config).to_diff_dict()
+    if (wanted.get("max_new_tokens") or context) >= context:
+        wanted.pop("max_new_tokens", None)  # it comes before max_length
+        wanted["max_length"] = min(wanted.get("max_length") or context, context)
+    wanted.pop("_from_model_config", None)  # it is no longer what follows from config.json alone
+    write_json(path, wanted)
+    path = folder / "tokenizer_config.json"
+    if path.exists():
+        known = read_json(path)
+        write_json(path, known | {"model_max_length": min(known.get("model_max_length") or context, context)})
+    return context
 
 
 def _write_onnx(folder: Path) -> float:
@@ -103,13 +138,15 @@ def card(study: results.Study, choice: Choice, facts: dict) -> str:
         for key, title, form in MEASURED
         if row.get(key) is not None
     ]
+    known = _fetched(study)
     parts = [
-        "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [pruned, prunelab]\n---",
+        _front_matter(known),
         f"# {choice.variant} of study {study.settings.study}",
         _what(row, made) + f" Chosen as {choice.why}." if choice.variant != "dense" else f"Not pruned: {choice.why}.",
         "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         'model = AutoModelForCausalLM.from_pretrained("this folder")\n'
         'tokenizer = AutoTokenizer.from_pretrained("this folder")\n```',
+        *_context(facts.get("context_tokens")),
         "## Measured",
         "\n".join(["| | dense | this model |", "|---|---:|---:|", *lines]),
         *_notes(study, row),
@@ -120,10 +157,32 @@ def card(study: results.Study, choice: Choice, facts: dict) -> str:
     ]
     if facts["onnx_logits_from_torch"] is not None:
         parts[-1] += (
-            f"\n- `model.onnx`: takes and returns its cache; its logits differ from torch's by "
-            f"{facts['onnx_logits_from_torch']:.1e} of the largest"
+            f"\n- `model.onnx`: takes and returns its cache, its inputs and outputs are named as Optimum's; its logits "
+            f"differ from torch's by {facts['onnx_logits_from_torch']:.1e} of the largest"
         )
     return "\n\n".join(parts) + "\n"
+
+
+def _front_matter(known: dict | None) -> str:
+    """What the hub reads; the licence of a fetched model is that of what was made of it."""
+    lines = ["library_name: transformers", "pipeline_tag: text-generation", "tags: [pruned, prunelab]"]
+    source = known["source"] if known else {}
+    if licence := source.get("licence"):
+        named = re.fullmatch(r"[\w.+-]+", licence)  # the hub's names are those of SPDX in small letters
+        lines.append(f"license: {licence.lower()}" if named else f"license: other\nlicense_name: {json.dumps(licence)}")
+    if source.get("kind") == "hub":
+        lines.append(f"base_model: {source['name']}")
+    return "\n".join(["---", *lines, "---"])
+
+
+def _context(tokens: int | None) -> list[str]:
+    if tokens is None:
+        return []
+    return [
+        f"Context: {tokens} tokens, prompt and answer together. Generation ends there by itself. A `max_new_tokens` of "
+        "your own comes before that: behind the context the model fails (`IndexError`) or guesses. The pipeline's "
+        '`handle_long_generation="hole"` makes room by dropping the beginning of the prompt.'
+    ]
 
 
 def _cell(value, form: str) -> str:
@@ -166,14 +225,21 @@ def _notes(study: results.Study, row: dict) -> list[str]:
 
 
 def _recipe(study: results.Study, made: dict | None) -> list[str]:
-    settings = study.settings
-    source = settings.fetch.model or settings.fetch.text
-    start = f"fetched: {source.name}" if settings.fetch.model else f"trained on {source.name}"
-    lines = [f"dense model: {start}; architecture {settings.train.architecture}, {settings.train.epochs} epochs"]
-    manifest = study.models / "dense" / "manifest.json"
-    if manifest.exists():
-        known = read_json(manifest)
-        lines.append(f"weights: {known.get('name')}, licence {known.get('licence')}, sha256 `{known.get('sha256')}`")
+    settings, known = study.settings, _fetched(study)
+    config = study.models / "dense" / "config.json"
+    architecture = read_json(config)["model_type"] if config.exists() else settings.train.architecture
+    epochs, text = settings.train.epochs, settings.fetch.text
+    if known:
+        source = known["source"]
+        revision = f", revision {source['revision']}" if source.get("revision") else ""
+        tuned = f", fine-tuned for {epochs} epochs on {text.name}" if epochs else ""
+        lines = [
+            f"dense model: {known['model']}, fetched: {source['name']}{revision}; architecture {architecture}{tuned}",
+            f"weights: licence {source.get('licence') or 'not stated'}, "
+            + (f"sha256 `{source['sha256']}`" if source.get("sha256") else "sha256 not known"),
+        ]
+    else:
+        lines = [f"dense model: trained on {text.name}; architecture {architecture}, {epochs} epochs"]
     if made:
         lines.append(
             f"method {made['method']} at rate {made['rate']}: ranked by {made['score']}, checkpoint "
@@ -199,6 +265,14 @@ def _recipe(study: results.Study, made: dict | None) -> list[str]:
             )
     lines.append(f"made with {', '.join(_versions())}")
     return lines
+
+
+def _fetched(study: results.Study) -> dict | None:
+    """What fetch noted of the model that the study started from; None where it was trained here from the start."""
+    if study.settings.train.start != "fetched":
+        return None
+    manifest, source = study.models / "dense" / "manifest.json", study.settings.fetch.model
+    return read_json(manifest) if manifest.exists() else {"model": source.name, "source": source.model_dump()}
 
 
 def _versions() -> list[str]:

@@ -5,13 +5,15 @@ a time. (Torch's own `quantize_dynamic` has one scale for all activations of a l
 SmolLM2-135M 1.3 nats where this costs 0.05.) Quantised are the linear layers of the decoder blocks, the same tensors
 that pruning is about; embeddings and head stay as they are.
 
-On disk: the dense folder's companions, `int8.json`, and `packed-int8.safetensors` with `<weight>.qdata` (int8) and
-`<weight>.scale` (one an output row) in place of each quantised weight.
+On disk: the dense folder's companions, `int8.json`, and `packed-int8.safetensors` with everything that the model holds,
+by the module's names: `<weight>.qdata` (int8) and `<weight>.scale` (one an output row) in place of each quantised
+weight, a tied tensor once.
 """
 
 import warnings
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 from torch import nn
 
@@ -22,6 +24,7 @@ from prunelab.files import read_json, whole_directory, write_json
 
 FILE = "packed-int8.safetensors"
 FORMAT = "prunelab-int8-1"
+PROBE_TOKENS = 8  # of the pass that shows whether a model runs in int8
 
 
 def missing() -> str | None:
@@ -34,33 +37,70 @@ def missing() -> str | None:
 def quantise(model) -> list[str]:
     """Quantise, in place, the linear layers of the blocks; returns the names of their weights.
 
-    GPT-2's `Conv1D` becomes a `Linear` first. Raises InputError without torchao.
+    GPT-2's `Conv1D` becomes a `Linear` first. Raises InputError without torchao, and for a model that does more with a
+    weight than to multiply by it: it would fail in its first pass.
     """
     names = _linears(model)
+    if not names:
+        raise _refusal(model, "its blocks have no linear layers")
     for name in names:
         _quantise_layer(model.get_submodule(name))
+    try:
+        _probe(model)
+    except (NotImplementedError, RuntimeError, TypeError, AttributeError) as error:  # what tensors of int8 can't do
+        found = " ".join(str(error).split())[:120]
+        raise _refusal(model, f"it uses a weight otherwise than to multiply by it ({found})") from error
     return [f"{name}.weight" for name in names]
 
 
+def _refusal(model, why: str) -> InputError:
+    return InputError(f"int8: {type(model).__name__} cannot run in int8: {why}; take int8 out of runtimes.rows")
+
+
+@torch.inference_mode()
+def _probe(model) -> torch.Tensor:
+    """Logits (1, PROBE_TOKENS, vocabulary) of the first tokens of the vocabulary."""
+    ids = torch.arange(PROBE_TOKENS, device=model.device)[None] % model.get_input_embeddings().num_embeddings
+    return model(input_ids=ids, use_cache=False).logits
+
+
 def save(dense, out, name: str) -> dict:
-    """Write the quantised model of folder `dense` into folder `out`; returns what int8.json says."""
+    """Write the quantised model of folder `dense` into folder `out`; returns what int8.json says.
+
+    Raises InputError for a model that cannot run in int8, and where the folder would be another model.
+    """
     from prunelab import checkpoint
 
     model = checkpoint.load(dense)
-    quantised = quantise(model)
-    tensors = {}
-    stored = set(Tensors(dense).names())
-    for tensor, value in model.state_dict().items():
+    quantised = set(quantise(model))
+    tensors, seen = {}, set()
+    for tensor, value in model.state_dict(keep_vars=True).items():
+        if id(value) in seen:  # tied: one tensor under two names
+            continue
+        seen.add(id(value))
         if tensor in quantised:
             tensors[f"{tensor}.qdata"], tensors[f"{tensor}.scale"] = value.qdata, value.scale.contiguous()
-        elif tensor in stored:  # a tied head is stored once
-            tensors[tensor] = value.contiguous()
+        else:
+            tensors[tensor] = value.detach().contiguous()
     with whole_directory(out) as partial:
         copy_companions(dense, partial)
         save_file(tensors, partial / FILE, {"format": "pt"})
         facts = {"variant": name, "format": FORMAT, "layers": len(quantised), "bytes": (partial / FILE).stat().st_size}
         write_json(partial / INT8_MARK, facts)
+        if wrong := _different(model, load(partial)):
+            raise _refusal(model, f"its folder holds another {wrong}")
     return facts
+
+
+def _different(model, loaded) -> str | None:
+    """The first tensor of `model` that `loaded` holds with other values, after one pass of what was loaded."""
+    found = loaded.state_dict()
+    for name, value in model.state_dict().items():
+        parts = ("qdata", "scale") if hasattr(value, "qdata") else ("data",)
+        if not all(torch.equal(getattr(value, part), getattr(found[name], part, torch.empty(0))) for part in parts):
+            return name
+    _probe(loaded)
+    return None
 
 
 def load(folder):
@@ -72,27 +112,29 @@ def load(folder):
     if (found := read_json(folder / INT8_MARK).get("format")) != FORMAT:
         raise InputError(f"{folder / INT8_MARK}: format {found!r}, this version reads {FORMAT}")
     tensors = Tensors(folder, FILE)
+    dtype = next(tensors[f"{name.removesuffix('.qdata')}.scale"].dtype for name in tensors.names() if ".qdata" in name)
     with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=dtype)
         _linears(model)
     for tensor in tensors.names():
         name, _, part = tensor.rpartition(".")
-        if part == "scale":
+        if part == "scale" and f"{name}.qdata" in tensors:
             continue
         if part == "qdata":
-            layer = model.get_submodule(name.rpartition(".")[0])
-            weight = tensors[tensor].float() * tensors[f"{name}.scale"].float()
-            layer.weight = nn.Parameter(weight.to(layer.weight.dtype), requires_grad=False)
+            layer, scale = model.get_submodule(name.rpartition(".")[0]), tensors[f"{name}.scale"]
+            weight = tensors[tensor].float() * scale.float()
+            layer.weight = nn.Parameter(weight.to(scale.dtype), requires_grad=False)
             _quantise_layer(layer)
             layer.weight.qdata.copy_(tensors[tensor])  # exactly, whatever rounding the way back did
-            layer.weight.scale.copy_(tensors[f"{name}.scale"])
+            layer.weight.scale.copy_(scale)
             continue
         owner = model.get_submodule(name)
         if part in owner._buffers:
             owner._buffers[part] = tensors[tensor]
         else:
             owner._parameters[part] = nn.Parameter(tensors[tensor], requires_grad=False)
-    model.tie_weights()
+    if any(parameter.is_meta for parameter in model.parameters()):  # else nothing is tied, whatever the config says
+        model.tie_weights()
     if left := [name for name, parameter in model.named_parameters() if parameter.is_meta]:
         raise InputError(f"{folder / FILE}: tensor {left[0]} is missing; run the stage int8 again")
     return model.eval()

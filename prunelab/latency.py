@@ -33,6 +33,7 @@ import numpy as np
 import torch
 
 from prunelab import device, stats
+from prunelab.caches import step
 from prunelab.errors import InputError
 from prunelab.models import context_length
 
@@ -83,14 +84,14 @@ def prompts(model, work: Work, seed: int) -> torch.Tensor:
 def prefill(model, ids: torch.Tensor):
     """ids (batch, tokens) → first token (batch, 1), cache. Logits of the last position only, as serving needs them."""
     last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
-    out = model(input_ids=ids, use_cache=True, **last)
-    return out.logits[:, -1].argmax(-1, keepdim=True), out.past_key_values
+    out, cache = step(model, ids, **last)
+    return out.logits[:, -1].argmax(-1, keepdim=True), cache
 
 
 def decode_one_token(model, token: torch.Tensor, cache):
     """token (batch, 1) → next token (batch, 1), cache."""
-    out = model(input_ids=token, past_key_values=cache, use_cache=True)
-    return out.logits[:, -1].argmax(-1, keepdim=True), out.past_key_values
+    out, cache = step(model, token, cache)
+    return out.logits[:, -1].argmax(-1, keepdim=True), cache
 
 
 @torch.inference_mode()

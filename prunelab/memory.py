@@ -14,8 +14,9 @@ import sys
 from pathlib import Path
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from prunelab import errors, latency
+from prunelab import caches, errors, latency
 
 
 def peak_resident_bytes() -> int:
@@ -66,22 +67,42 @@ def parameter_counts(model) -> dict:
 def kv_cache_bytes_per_token(model, ids: torch.Tensor) -> float | None:
     """Bytes the cache grows by for each token of one sequence, counted on the cache that ids (batch, tokens) leaves.
 
-    None for a model whose cache does not consist of keys and values (a state-space model's does not grow).
+    A layer with a window grows until it is full, and counts as long as it does. None for a model whose cache does not
+    consist of keys and values (a state-space model's does not grow).
     """
     _, cache = latency.prefill(model, ids)
-    layers = getattr(cache, "layers", [])
-    if not layers or not all(torch.is_tensor(getattr(layer, "keys", None)) for layer in layers):
+    layers = caches.growing(cache)
+    if layers is None:
         return None
-    return sum(layer.keys.nbytes + layer.values.nbytes for layer in layers) / ids.numel()
+    return sum((layer.keys.nbytes + layer.values.nbytes) / (len(ids) * layer.keys.shape[2]) for layer in layers)
 
 
 @torch.inference_mode()
-def macs_per_token(model, ids: torch.Tensor) -> int:
+def macs_per_token(model, ids: torch.Tensor) -> int | None:
     """Multiply-accumulates of decoding one token after ids (1, tokens), counted from the shapes that really run.
 
-    A masked weight is multiplied like any other, so a mask saves none; a removed neuron does.
+    A masked weight is multiplied like any other, so a mask saves none; a removed neuron does. None where something
+    ran that nobody counts: a state-space model multiplies its state element by element, a kernel may be unknown.
     """
-    from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+    from torch.utils.flop_counter import FlopCounterMode
+
+    token, cache = latency.prefill(model, ids)
+    if model._is_stateful or not (torch.is_tensor(cache) or caches.growing(cache)):
+        return None
+    counter = FlopCounterMode(display=False, custom_mapping=_formulas())
+    with _Called(model) as called, _Seen() as seen, counter:
+        latency.decode_one_token(model, token, cache)
+    if any(_multiplies(operator) and operator not in counter.flop_registry for operator in seen.operators):
+        return None
+    counts = {name: sum(found.values()) // 2 for name, found in counter.get_flop_counts().items()}
+    if any(counts.get(name, 0) < least for name, least in called.least.items()):
+        return None
+    return counts["Global"]
+
+
+def _formulas() -> dict:
+    """Operations (two a multiply-accumulate) of operators that torch's own table (2.13) does not have."""
+    from torch.utils.flop_counter import sdpa_flop_count
 
     def fused_attention(query_shape, key_shape, value_shape, *options, **named):
         return sdpa_flop_count(query_shape, key_shape, value_shape)
@@ -89,13 +110,71 @@ def macs_per_token(model, ids: torch.Tensor) -> int:
     def integer_product(left_shape, right_shape, *options, **named):
         return 2 * left_shape[0] * left_shape[1] * right_shape[1]
 
-    # The fused attention of CPUs and products of integers are missing from torch's own table (2.13).
-    missing = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: fused_attention}
-    missing |= {torch.ops.aten._int_mm: integer_product}
-    token, cache = latency.prefill(model, ids)
-    with FlopCounterMode(display=False, custom_mapping=missing) as counter:
-        latency.decode_one_token(model, token, cache)
-    return counter.get_total_flops() // 2
+    def grouped_product(left_shape, right_shape, *options, **named):
+        """Each row of the left (rows, in) by the matrix of its group in the right (groups, in, out)."""
+        groups = left_shape[0] if len(left_shape) == len(right_shape) == 3 else 1
+        return 2 * groups * left_shape[-2] * left_shape[-1] * right_shape[-1]
+
+    formulas = {
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: fused_attention,  # of CPUs
+        torch.ops.aten._int_mm: integer_product,
+        torch.ops.aten._grouped_mm: grouped_product,  # fused experts
+    }
+    if hasattr(torch.ops.transformers, "grouped_mm_fallback"):  # the library's own, where torch's is of no use
+        formulas[torch.ops.transformers.grouped_mm_fallback] = grouped_product
+    return formulas
+
+
+class _Seen(TorchDispatchMode):
+    """Notes the operators that run."""
+
+    def __init__(self):
+        super().__init__()
+        self.operators: set = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.operators.add(function.overloadpacket)
+        return function(*args, **kwargs or {})
+
+
+def _multiplies(operator) -> bool:
+    """Whether an operator's name says that it sums products; one that torch does not bring itself may do anything."""
+    space, _, name = str(operator).partition(".")
+    if space not in ("aten", "prim", "prims"):
+        return True
+    words = name.strip("_").split("_")
+    return any(
+        word.endswith(("mm", "mv", "matmul", "conv1d", "conv2d", "conv3d", "dot"))
+        or word in ("linear", "attention", "convolution", "bilinear", "lstm", "gru", "rnn", "ger", "addr")
+        for word in words
+    )
+
+
+class _Called:
+    """The modules of a model that are called and hold matrices, with the least that each of them must multiply.
+
+    By the names that the counter gives them: a matrix once, of a stack of them (experts) one. Lookups multiply nothing.
+    """
+
+    def __init__(self, model):
+        self.least: dict[str, int] = {}
+        self._model, self._hooks = model, []
+
+    def __enter__(self):
+        for name, module in self._model.named_modules():
+            matrices = [
+                one for one in module.parameters(recurse=False) if one.dim() in (2, 3) and one.is_floating_point()
+            ]
+            if matrices and not isinstance(module, torch.nn.Embedding):
+                least = sum(one.numel() // (len(one) if one.dim() == 3 else 1) for one in matrices)
+                place = f"{type(self._model).__name__}.{name}"
+                note = lambda *_, place=place, least=least: self.least.update({place: least})  # noqa: E731
+                self._hooks.append(module.register_forward_hook(note))
+        return self
+
+    def __exit__(self, *error):
+        for hook in self._hooks:
+            hook.remove()
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -4,8 +4,9 @@
     model = runtimes.prepare(model, "onnx")   serves like the model itself
 
 What `prepare` returns is called as transformers models are, `model(input_ids=…, past_key_values=…, use_cache=True)`,
-and returns `logits` and `past_key_values`; it has `config`, `device` and `get_input_embeddings()`. So whatever times
-a model can time it on every runtime. `prepare` raises InputError where the machine or the model cannot.
+and returns `logits` and `past_key_values` (or what else the model keeps: caches.py); it has `config`, `device` and
+`get_input_embeddings()`. So whatever times a model can time it on every runtime. `prepare` raises InputError where the
+machine or the model cannot.
 """
 
 import copy

@@ -7,7 +7,7 @@ tokens; words compare over tokenizers).
 import numpy as np
 import torch
 
-from prunelab import models, stats
+from prunelab import caches, models, stats
 from prunelab.quality import known
 from prunelab.workers import threads
 
@@ -35,17 +35,15 @@ def continuations(model, prompts: list[list[int]], count: int, seeds: list[int |
 def _continue(model, prompt: list[int], count: int, rows: int, choose) -> torch.Tensor:
     device, longest = next(model.parameters()).device, models.context_length(model.config)
     text = torch.tensor([prompt] * rows)
-    cache, fresh = None, text
+    cache, held, fresh = None, 0, text
     for _ in range(count):
-        held = cache.get_seq_length() if cache is not None else 0
         if longest and held + fresh.shape[1] > longest:
             # Positions end here. Keeping half of the context, and not all but one token of it, makes this rare.
-            cache, fresh = None, text[:, -max(1, longest // 2) :]
-        output = model(input_ids=fresh.to(device), past_key_values=cache, use_cache=True)
-        cache = getattr(output, "past_key_values", None)
-        chosen = choose(output.logits[:, -1].double().cpu())
-        text = torch.cat([text, chosen], dim=1)
-        fresh = chosen if cache is not None else text
+            cache, held, fresh = None, 0, text[:, -max(1, longest // 2) :]
+        output, cache = caches.step(model, fresh.to(device), cache)
+        held += fresh.shape[1]
+        fresh = choose(output.logits[:, -1].double().cpu())
+        text = torch.cat([text, fresh], dim=1)
     return text[:, len(prompt) :]
 
 
@@ -72,9 +70,9 @@ def figures(tokenizer, prompts: list[str], seeds: list[int | None], ids: np.ndar
     """Samples as they stand in quality.json, in the order of `continuations`; seed null: greedy.
 
     tokenizer: of the `tokenizers` library, read from the model's own folder. end: the id (or ids) of
-    the end of a text; what comes after is not shown.
+    the end of a text, which may be 0; what comes after is not shown. None: texts have no end.
     """
-    rows, ends = [], set(end if isinstance(end, list) else [end])
+    rows, ends = [], set() if end is None else {end} if isinstance(end, int) else set(end)
     for prompt, of_prompt in zip(prompts, ids, strict=True):
         for seed, tokens in zip(seeds, of_prompt.tolist(), strict=True):
             tokens = tokens[: next((i for i, token in enumerate(tokens) if token in ends), None)]

@@ -5,10 +5,11 @@ import shutil
 import pytest
 import torch
 
-from prunelab import checkpoint, delivery, hub, pruning, removal, results, variants
+from prunelab import checkpoint, delivery, hub, loading, pruning, removal, results, variants
+from prunelab.characters import character_tokenizer
 from prunelab.errors import InputError
-from prunelab.files import read_json
-from tests import architectures, synthetic, tiny
+from prunelab.files import read_json, write_json
+from tests import architectures, synthetic, tiny, zoo
 
 
 def study_of(tmp_path, **changes):
@@ -93,6 +94,137 @@ def test_the_card_of_a_structured_recovered_variant_tells_calibration_and_recove
     assert "structure: n_layer 3; logits within 2.0e-07 of the masked model" in card
     assert "5,000 tokens from teacher" in card and "2.0000 → 1.6000" in card
     assert "differ from torch's by 3.0e-07" in card
+
+
+FETCHED = {
+    "fetch": {"model": {"kind": "path", "name": "mine/llama", "licence": "Apache-2.0"}},
+    "train": {"start": "fetched", "tokenizer": "fetched", "epochs": 0, "config": {}},
+    "structure": {"floor": []},
+}
+MANIFEST = {
+    "model": "llama",
+    "source": {"kind": "path", "name": "mine/llama", "revision": None, "licence": "Apache-2.0", "sha256": "12" * 32},
+    "model_type": "llama",
+}
+
+
+def fetched_study(tmp_path, manifest=MANIFEST, **train):
+    """The study of tiny models as if the dense one had been fetched."""
+    changes = FETCHED | {"train": FETCHED["train"] | train}
+    study = study_of(tmp_path, export=export("magnitude-20"))
+    for name in ("train", "fetch"):
+        section = getattr(study.settings, name)
+        study.settings.__dict__[name] = section.model_copy(update=changes[name])
+    source = study.settings.fetch.text.model_copy(update=changes["fetch"]["model"])
+    study.settings.fetch.__dict__["model"] = source
+    if manifest:
+        write_json(study.models / "dense" / "manifest.json", manifest)
+    return study
+
+
+def test_the_card_of_a_fetched_model_names_it_its_licence_and_its_architecture(tmp_path):
+    study = fetched_study(tmp_path)
+    assert delivery._recipe(study, None)[:2] == [
+        "dense model: llama, fetched: mine/llama; architecture gpt2",  # config.json's own, not train.architecture
+        f"weights: licence Apache-2.0, sha256 `{'12' * 32}`",
+    ]
+    (study.models / "dense" / "LICENSE").write_text("Do as you like.")
+    delivery.deliver(study, delivery.choose(study), tmp_path / "best", onnx=False)
+    card = (tmp_path / "best" / "README.md").read_text(encoding="utf-8")
+    front, _, rest = card.removeprefix("---\n").partition("\n---\n")
+    assert "license: apache-2.0" in front.splitlines() and "base_model" not in front
+    assert f"sha256 `{'12' * 32}`" in rest and "None" not in rest and "0 epochs" not in rest
+    assert (tmp_path / "best" / "LICENSE").read_text() == "Do as you like."  # a licence may ask for it
+
+
+def test_a_licence_that_the_hub_has_no_name_for_is_passed_on_in_words(tmp_path):
+    source = {"kind": "hub", "name": "owner/base", "revision": "ab12", "licence": "Only on Sundays", "sha256": None}
+    study = fetched_study(tmp_path, manifest={"model": "base", "source": source, "model_type": "gpt2"}, epochs=3)
+    front = delivery._front_matter(delivery._fetched(study)).splitlines()
+    assert front[-4:] == ["license: other", 'license_name: "Only on Sundays"', "base_model: owner/base", "---"]
+    assert delivery._recipe(study, None)[:2] == [
+        f"dense model: base, fetched: owner/base, revision ab12; architecture gpt2, fine-tuned for 3 epochs on "
+        f"{study.settings.fetch.text.name}",
+        "weights: licence Only on Sundays, sha256 not known",
+    ]
+
+
+def test_without_fetch_s_notes_the_settings_say_what_was_fetched(tmp_path):
+    recipe = delivery._recipe(fetched_study(tmp_path, manifest=None), None)
+    assert recipe[0].startswith("dense model: mine/llama, fetched: mine/llama") and "licence Apache-2.0" in recipe[1]
+
+
+def test_the_card_of_a_model_trained_here_names_no_licence(tmp_path):
+    study = study_of(tmp_path)
+    assert delivery._recipe(study, None)[0] == (
+        f"dense model: trained on {study.settings.fetch.text.name}; architecture gpt2, "
+        f"{study.settings.train.epochs} epochs"
+    )
+    assert "license" not in delivery._front_matter(delivery._fetched(study))
+
+
+def a_folder(path, **config):
+    """A plain folder with a tokenizer of characters, as anybody loads it."""
+    tokenizer = character_tokenizer("The king of all men loves a good day.\n")
+    loading.save(tiny.gpt2(vocab_size=len(tokenizer), **config), path, published=True)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+def test_the_delivered_folder_stops_writing_where_the_context_ends(tmp_path):
+    from transformers import pipeline
+
+    folder = a_folder(tmp_path / "best", n_positions=64)
+    with pytest.raises(IndexError):  # the library asks for 256 tokens where nobody says otherwise
+        pipeline("text-generation", model=str(folder))("The king ")
+    assert delivery._bound_lengths(folder) == 64
+    assert read_json(folder / "generation_config.json")["max_length"] == 64
+    assert read_json(folder / "tokenizer_config.json")["model_max_length"] == 64
+    write = pipeline("text-generation", model=str(folder))
+    assert len(write("The king ", return_tensors=True)[0]["generated_token_ids"]) == 64
+    written = write("The king ", max_new_tokens=60, handle_long_generation="hole")[0]["generated_text"]
+    assert written.startswith("The king ")
+    with pytest.raises(ValueError, match="`max_length` is set to 64"):
+        write("The king " * 9)
+
+
+def test_what_a_model_s_makers_set_stays_where_it_is_shorter_than_the_context(tmp_path):
+    folder = a_folder(tmp_path / "best", n_positions=64)
+    path, said = folder / "generation_config.json", {"eos_token_id": 3, "temperature": 0.6, "do_sample": True}
+    for lengths, bounded in (
+        ({"max_new_tokens": 20}, {"max_new_tokens": 20}),
+        ({"max_new_tokens": 2048}, {"max_length": 64}),
+        ({"max_length": 30}, {"max_length": 30}),
+        ({"max_length": 4096}, {"max_length": 64}),
+        ({}, {"max_length": 64}),
+    ):
+        write_json(path, said | lengths)
+        delivery._bound_lengths(folder)
+        assert read_json(path) == said | bounded
+    path.unlink()
+    config = read_json(folder / "config.json") | {"eos_token_id": 3}
+    write_json(folder / "config.json", config)
+    delivery._bound_lengths(folder)
+    made = read_json(path)
+    assert made["max_length"] == 64 and made["eos_token_id"] == 3  # the config's own would no longer be asked
+    write_json(folder / "tokenizer_config.json", read_json(folder / "tokenizer_config.json") | {"model_max_length": 40})
+    delivery._bound_lengths(folder)
+    assert read_json(folder / "tokenizer_config.json")["model_max_length"] == 40
+
+
+def test_a_model_without_an_end_is_left_as_it_is(tmp_path):
+    loading.save(zoo.random_model("BLOOM", 40), tmp_path)
+    before = (tmp_path / "generation_config.json").read_bytes()
+    assert delivery._bound_lengths(tmp_path) is None and delivery._context(None) == []
+    assert (tmp_path / "generation_config.json").read_bytes() == before
+
+
+def test_the_card_says_the_context(tmp_path):
+    study = study_of(tmp_path, export=export("magnitude-20"))
+    facts = delivery.deliver(study, delivery.choose(study), tmp_path / "best", onnx=False)
+    assert facts["context_tokens"] == 32
+    card = (tmp_path / "best" / "README.md").read_text(encoding="utf-8")
+    assert "Context: 32 tokens, prompt and answer together." in card and "`IndexError`" in card
 
 
 def test_a_chosen_model_that_is_not_there_is_named(tmp_path):

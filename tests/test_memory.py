@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from prunelab import latency, memory
-from tests import tiny
+from tests import tiny, zoo
 
 WORK = latency.Work(prompt_tokens=8, batch=1, output_tokens=4)
 
@@ -43,6 +43,78 @@ def test_a_mask_saves_no_work_and_a_removed_neuron_does():
             setattr(layer.mlp, name, torch.nn.Linear(32, 24, bias=False))
         layer.mlp.down_proj = torch.nn.Linear(24, 32, bias=False)
     assert memory.macs_per_token(model, ids) - memory.macs_per_token(masked, ids) == 2 * 3 * 32 * 24
+
+
+def experts(architecture: str, **config):
+    """Two blocks as those of `llama`, but with 4 experts of which 2 are used."""
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "vocab_size": 40}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_experts_per_tok": 2}
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **sizes, **heads, **config)).eval()
+
+
+def test_the_work_of_fused_experts_is_that_of_those_that_are_chosen():
+    attention = 2 * 32 * 32 + 2 * 32 * 16 + 2 * 32 * 9  # a block's, behind 9 positions
+    router, head = 32 * 4, 32 * 40
+    mixtral = experts("mixtral", num_local_experts=4)
+    special = {"num_experts": 4, "moe_intermediate_size": 24, "shared_expert_intermediate_size": 32}
+    qwen = experts(
+        "qwen2_moe", mlp_only_layers=[0], **special
+    )  # the first block is dense, in the second is a shared one
+    oss = experts("gpt_oss", num_local_experts=4, head_dim=8)
+    by_hand = {
+        mixtral: 2 * (attention + router + 2 * 3 * 32 * 48) + head,
+        qwen: 2 * attention + 3 * 32 * 48 + router + 2 * 3 * 32 * 24 + (3 * 32 * 32 + 32) + head,
+        oss: 2 * (attention + router + 2 * 3 * 32 * 48) + head,
+    }
+    for model, expected in by_hand.items():
+        ids = latency.prompts(model, WORK, 0)
+        for implementation in ("grouped_mm", "eager", "batched_mm"):
+            model.set_experts_implementation(implementation)
+            assert memory.macs_per_token(model, ids) == expected, (type(model).__name__, implementation)
+
+
+@pytest.mark.parametrize("name", ["aten._grouped_mm", "aten._scaled_dot_product_flash_attention_for_cpu"])
+def test_a_product_that_no_formula_counts_makes_the_work_unknown(monkeypatch, name):
+    formulas = {operator: formula for operator, formula in memory._formulas().items() if str(operator) != name}
+    monkeypatch.setattr(memory, "_formulas", lambda: formulas)
+    model = zoo.random_model("Mixtral", 40)
+    assert memory.macs_per_token(model, latency.prompts(model, WORK, 0)) is None
+
+
+def test_operators_are_told_by_what_their_names_say():
+    names = ["mm", "baddbmm", "mv", "_weight_int4pack_mm", "_cslt_sparse_mm", "_scaled_dot_product_cudnn_attention"]
+    assert all(memory._multiplies(getattr(torch.ops.aten, name)) for name in [*names, "dot", "convolution", "linear"])
+    names = ["mul", "add", "lgamma", "digamma", "softmax", "embedding", "cumsum", "index_put_", "polygamma", "argmax"]
+    assert not any(memory._multiplies(getattr(torch.ops.aten, name)) for name in names)
+    assert memory._multiplies("flash_attn.fwd")  # nobody knows what another package's operator does
+
+
+def test_a_layer_that_multiplies_where_nobody_sees_it_makes_the_work_unknown():
+    class Hidden(torch.nn.Linear):
+        def forward(self, values):
+            return (values[..., None, :] * self.weight).sum(-1)
+
+    model = llama()
+    ids = latency.prompts(model, WORK, 0)
+    before = model.model.layers[1].mlp.up_proj
+    model.model.layers[1].mlp.up_proj = Hidden(32, 48, bias=False)
+    assert memory.macs_per_token(model, ids) is None
+    model.model.layers[1].mlp.up_proj = before
+    assert memory.macs_per_token(model, ids) > 0
+
+
+def test_the_work_of_a_state_space_model_is_unknown_not_too_little():
+    model = zoo.random_model("Mamba", 40)
+    assert memory.macs_per_token(model, latency.prompts(model, WORK, 0)) is None
+
+
+def test_a_window_that_is_full_does_not_make_a_token_s_cache_smaller():
+    model = zoo.random_model("Mistral", 40)  # 2 heads of 8 for keys and values, windows of 8
+    for tokens in (4, 30):
+        ids = latency.prompts(model, WORK._replace(prompt_tokens=tokens, batch=2), 0)
+        per_block = 2 * 2 * 8 * 4
+        assert memory.kv_cache_bytes_per_token(model, ids) == model.config.num_hidden_layers * per_block
 
 
 def test_the_cache_of_a_token_is_its_keys_and_values():

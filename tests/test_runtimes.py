@@ -5,7 +5,8 @@ import torch
 
 from prunelab import checkpoint, int8, latency, memory, models, onnx, runtimes
 from prunelab.errors import InputError
-from tests import architectures, tiny
+from stages import int8 as stage
+from tests import architectures, tiny, zoo
 
 HERE = runtimes.available()
 
@@ -81,6 +82,71 @@ def test_an_int8_folder_loads_to_the_bit_and_is_smaller(name, tmp_path):
     held, plain = memory.parameter_counts(loaded), memory.parameter_counts(dense)
     assert held["parameters"] == plain["parameters"] and held["parameter_bytes"] < 0.75 * plain["parameter_bytes"]
     assert memory.macs_per_token(loaded, architectures.IDS) == memory.macs_per_token(dense, architectures.IDS)
+
+
+@needs("int8")
+@pytest.mark.parametrize("name", ["GPT-NeoX", "Mixtral", "GPT-Neo", "OPT, 350m's shape", "Gemma 2", "Llama, tied"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_int8_folder_holds_the_whole_model_by_the_module_s_names(name, dtype, tmp_path):
+    folder = tiny.dense_folder(tmp_path / "dense", zoo.random_model(name, 40).to(dtype))
+    int8.save(folder, tmp_path / "int8", "dense-int8")
+    loaded, wanted = checkpoint.load(tmp_path / "int8"), checkpoint.load(folder)
+    int8.quantise(wanted)
+    assert loaded.dtype == wanted.dtype == dtype
+    held = dict(loaded.named_parameters())
+    for tensor, value in wanted.named_parameters():
+        if hasattr(value, "qdata"):
+            assert torch.equal(held[tensor].qdata, value.qdata) and torch.equal(held[tensor].scale, value.scale)
+        else:
+            assert torch.equal(held[tensor], value), tensor
+    assert memory.parameter_counts(loaded) == memory.parameter_counts(wanted)
+
+
+@needs("int8")
+def test_a_head_that_is_no_longer_its_embedding_s_twin_stays_itself_in_int8(tmp_path):
+    model = zoo.random_model("Llama", 40)
+    folder = tiny.dense_folder(tmp_path / "dense", model)
+    int8.save(folder, tmp_path / "int8", "dense-int8")
+    config = (tmp_path / "int8" / "config.json").read_text()
+    (tmp_path / "int8" / "config.json").write_text(
+        config.replace('"tie_word_embeddings": false', '"tie_word_embeddings": true')
+    )
+    assert torch.equal(checkpoint.load(tmp_path / "int8").lm_head.weight, model.lm_head.weight)
+
+
+@needs("int8")
+def test_a_model_that_cannot_run_in_int8_is_refused_by_the_stage_and_listed_with_the_reason(tmp_path, monkeypatch):
+    model = zoo.random_model("Mamba", 40)
+    folder = tiny.dense_folder(tmp_path / "models" / "dense", model)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError) as refusal:
+        stage.main(f"dense-int8 --dense {folder} --out models/dense-int8".split())
+    told = str(refusal.value)
+    assert told.startswith(
+        "int8: MambaForCausalLM cannot run in int8: it uses a weight otherwise than to multiply by it"
+    )
+    assert told.endswith("; take int8 out of runtimes.rows") and "\n" not in told
+    assert not (tmp_path / "models" / "dense-int8").exists()
+    with pytest.raises(InputError, match="MambaForCausalLM cannot run in int8"):
+        runtimes.prepare(model, "int8")
+
+
+@needs("int8")
+def test_what_is_stored_is_compared_with_what_was_quantised(tmp_path, monkeypatch):
+    folder = tiny.dense_folder(tmp_path / "dense", architectures.build("llama"))
+    whole = int8.load
+
+    def forgetful(path):
+        model = whole(path)
+        model.model.norm.weight.data.add_(0.5)
+        return model
+
+    monkeypatch.setattr(int8, "load", forgetful)
+    with pytest.raises(
+        InputError, match="LlamaForCausalLM cannot run in int8: its folder holds another model.norm.weight"
+    ):
+        int8.save(folder, tmp_path / "int8", "dense-int8")
+    assert not (tmp_path / "int8").exists()
 
 
 @needs("onnx")

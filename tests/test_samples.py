@@ -88,6 +88,16 @@ def test_figures_show_the_text_up_to_its_end():
     assert samples.figures(tokenizer, ["x"], [None, 7], ids, end=[3, 5])[1]["text"] == "e"
 
 
+@pytest.mark.parametrize(
+    ("end", "texts"),
+    [(0, ["", "bc"]), ([0], ["", "bc"]), ([2, 0], ["", "b"]), ([], ["abc", "bca"]), (None, ["abc", "bca"])],
+)
+def test_a_text_ends_at_the_token_0_only_where_that_is_its_end(end, texts):
+    tokenizer = character_tokenizer("abcdefg").backend_tokenizer
+    ids = np.array([[[0, 1, 2], [1, 2, 0]]])
+    assert [row["text"] for row in samples.figures(tokenizer, ["x"], [None, 7], ids, end)] == texts
+
+
 def test_repetition_is_compared_sample_by_sample():
     found = samples.repetition_figures(np.array([0.5, 0.3]), np.array([0.1, 0.1]), draws=500)
     assert found["repetition"] == pytest.approx(0.4)

@@ -41,6 +41,17 @@ def test_int8_is_measured_with_its_distance_from_eager(dense, tmp_path):
     assert found["available"] and 0 < found["logits_from_eager"] < 0.1
 
 
+def test_a_runtime_that_fails_on_this_model_stays_in_the_list_with_the_reason(dense, tmp_path, monkeypatch):
+    def fails(model):
+        raise RuntimeError("no kernel\nfor this")
+
+    monkeypatch.setitem(runtimes.PREPARE, "semi-structured", fails)
+    monkeypatch.setattr(runtimes, "_without_sparse_kernels", lambda: None)
+    found = serving.measure(dense, dense, ["semi-structured"], 0.05, efficiency(tmp_path), SESSION, seed=0)
+    found = found["runtimes"]["semi-structured"]
+    assert not found["available"] and found["reason"] == "GPT2LMHeadModel does not run on it (no kernel for this)"
+
+
 def test_a_masked_variant_carries_its_remark(dense, tmp_path):
     plan = pruning.Plan(variants.parse("magnitude-50"), "uniform", "blocks", "last", 0)
     pruning.prune(dense, tmp_path / "v", plan)
