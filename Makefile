@@ -22,7 +22,7 @@ export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 .PHONY: study test test-fast test-slow lint ui clean
 
 study: .venv/installed
-	@python -m flows.local $(if $(STUDY),--study $(STUDY))
+	@python -m flows.local $(if $(STUDY),--study "$(STUDY)")
 
 test: .venv/installed lint test-fast test-slow
 
@@ -37,12 +37,12 @@ lint: .venv/installed
 	ruff format --check .
 
 ui: .venv/installed
-	mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --port $(PORT)
+	mlflow ui --backend-store-uri sqlite:///mlflow.db --port $(PORT)
 
 # The exact tested versions. The stamp is written last, so that an install that was cut off starts again.
 .venv/installed: pyproject.toml constraints.txt
-	@$(PYTHON) --version >/dev/null 2>&1 || { echo "error: $(PYTHON) not found; install Python 3.11 or say make PYTHON=..."; exit 1; }
-	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	@"$(PYTHON)" --version >/dev/null 2>&1 || { echo "error: $(PYTHON) not found; install Python 3.11 or say make PYTHON=..."; exit 1; }
+	test -x .venv/bin/python || "$(PYTHON)" -m venv .venv
 	.venv/bin/python -m pip install $(PIP_ARGS) -c constraints.txt -e '.[dev,tasks,recovery,int8,onnx]'
 	touch $@
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 class Graph(NamedTuple):
     needs: dict[str, set[str]]  # stage → the stages whose outputs it reads
-    probes: set[str]  # stages that run always and read no other stage's output: the hardware fingerprint
+    probes: set[str]  # stages that run always and read no other stage's output: of machine and files
 
 
 def read(root: str = ".") -> Graph:

@@ -13,15 +13,15 @@ from collections import Counter
 from flows import process, repro, workspace
 from prunelab import errors
 
-PROBE = "device"  # the stage that always runs; alone it is no news
+PROBES = ("device", "inputs")  # the stages that always run; alone they are no news
 
 
 class Screen:
-    """Shows dvc's lines but for those of stages that didn't change and of the probe, and counts what happened."""
+    """Shows dvc's lines but for those of stages that didn't change and of the probes, and counts what happened."""
 
     def __init__(self):
-        self.counts: Counter[str] = Counter()  # "ran" | "restored" | "unchanged" → stages, the probe not among them
-        self.held: list[str] = []  # the probe's lines, wanted only if it fails
+        self.counts: Counter[str] = Counter()  # "ran" | "restored" | "unchanged" → stages, no probe among them
+        self.held: list[str] = []  # the probes' lines, wanted only if one fails
         self.holding = False
 
     def show(self, line: str) -> None:
@@ -29,7 +29,7 @@ class Screen:
             return
         if told := repro.outcome(line):
             kind, stage = told
-            self.holding = stage == PROBE
+            self.holding = stage in PROBES
             if not self.holding:
                 self.counts[kind] += 1
             if kind == "unchanged":
@@ -43,7 +43,7 @@ class Screen:
         """What happened, in one line."""
         total, unchanged = sum(self.counts.values()), self.counts["unchanged"]
         if unchanged == total:
-            return f"nothing to do: all {total} stages are unchanged (only the probe of the machine ran)"
+            return f"nothing to do: all {total} stages are unchanged (only the probes of machine and files ran)"
         return (
             f"{total} stages: {self.counts['ran']} ran, {self.counts['restored']} restored from the cache, "
             f"{unchanged} unchanged; {seconds / 60:.1f} min"

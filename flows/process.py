@@ -18,7 +18,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
+ASK_SECONDS = 20.0  # for a short command such as git, on a slow disk too
 COMMAND_GRACE_SECONDS = 5.0  # for the command after it was asked to end: a flow reports its state to the server
 REST_GRACE_SECONDS = 2.0  # for what the command leaves
 REDRAW_SECONDS = 10.0  # of a progress bar that redraws itself, one state in so many seconds is passed on
@@ -96,10 +98,29 @@ def leave_in_order() -> None:
     signal.signal(signal.SIGTERM, _leave)
 
 
-def output(command: list[str]) -> str | None:
-    """Standard output of a short command, or None when it fails."""
-    done = subprocess.run(command, capture_output=True, env=environment(), check=False)
-    return done.stdout.decode(errors="replace") if done.returncode == 0 else None
+class Answer(NamedTuple):
+    """What a short command said."""
+
+    code: int | None  # its exit code; None when there is none: it is not installed, or was too slow
+    output: str
+    reason: str  # why it failed, in one line: the first of its standard error, or ours; empty when it did not
+
+
+def ask(command: list[str]) -> Answer:
+    """Run a short command that must not keep anybody waiting: after ASK_SECONDS it is ended."""
+    try:
+        done = subprocess.run(
+            command, capture_output=True, env=environment(LC_ALL="C"), stdin=subprocess.DEVNULL, timeout=ASK_SECONDS
+        )
+    except FileNotFoundError:
+        return Answer(None, "", f"{command[0]} is not installed")
+    except OSError as error:
+        return Answer(None, "", f"{command[0]} does not start: {error.strerror}")
+    except subprocess.TimeoutExpired:
+        return Answer(None, "", f"{command[0]} did not answer within {ASK_SECONDS:g} s")
+    said = done.stderr.decode(errors="replace").strip().partition("\n")[0]
+    reason = "" if done.returncode == 0 else said or f"{command[0]} failed with exit code {done.returncode}"
+    return Answer(done.returncode, done.stdout.decode(errors="replace"), reason)
 
 
 def _close(lifeline: int) -> None:

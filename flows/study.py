@@ -86,7 +86,7 @@ def _run_stages(title: str, workers: int) -> int:
     todo = graph.changed(stages.needs) - stages.probes
     log.info("%d stages: %d to run, %d unchanged", len(stages.needs), len(todo), len(stages.needs) - len(todo))
     if not todo:
-        log.info("nothing to do: every stage but the probe of the machine is unchanged")
+        log.info("nothing to do: every stage but the probes of machine and files is unchanged")
         return 0
     plan = Schedule({name: stages.needs[name] & todo for name in stages.needs if name in todo}, workers)
     began, seconds, failures = time.monotonic(), {}, []

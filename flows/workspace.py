@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import re
+import shlex
 from pathlib import Path
 
 import psutil
@@ -23,6 +24,7 @@ def alone():
     """Hold this folder for one study. Raises InputError when another has it; a killed one holds nothing."""
     if not Path("dvc.yaml").exists():
         raise InputError(f"{Path.cwd()} has no dvc.yaml; start a study in the project's folder")
+    _require_git_or_none()
     LOCK.parent.mkdir(exist_ok=True)
     with LOCK.open("a+") as file:
         try:
@@ -55,25 +57,63 @@ def choose(study: str | None) -> params.Settings:
         raise InputError(f"there is no study {study!r}{hint}; studies/ holds: {', '.join(known) or 'none'}")
     source = Path("studies", f"{study}.yaml")
     settings = params.load(source)
-    if current.exists() and current.read_bytes() == source.read_bytes():
+    if current.exists() and _lines(current) == _lines(source):
         return settings
-    if current.exists() and not _kept_elsewhere(current):
-        raise InputError(
-            f"params.yaml has edits that are kept nowhere else, and {study!r} would overwrite it: keep it as a study "
-            "(cp params.yaml studies/NAME.yaml) or drop the edits (git checkout params.yaml), then start again"
-        )
+    if current.exists():
+        _require_kept_elsewhere(current, study)
     with files.whole_file(current) as partial:
         partial.write_bytes(source.read_bytes())
     return settings
 
 
-def _kept_elsewhere(path: Path) -> bool:
-    """Whether a study file or git's HEAD has the content of `path`."""
-    content = path.read_bytes()
-    if any(study.read_bytes() == content for study in Path("studies").glob("*.yaml")):
-        return True
-    committed = process.output(["git", "show", f"HEAD:./{path}"])
-    return committed is not None and committed.encode() == content
+def _require_kept_elsewhere(path: Path, study: str) -> None:
+    """Raises InputError unless a study file or git's HEAD has the content of `path`, whatever its line ends are."""
+    content = _lines(path)
+    if any(_lines(other) == content for other in Path("studies").glob("*.yaml")):
+        return
+    # Not `git diff`: it sees no change in a file that git was told to take for unchanged, nor in one it does not know.
+    committed = process.ask(["git", "cat-file", "blob", f"HEAD:./{path}"])
+    keep = f"keep it as a study (cp {path} studies/NAME.yaml)"
+    if committed.code == 0:
+        if committed.output.replace("\r\n", "\n").encode() == content:
+            return
+        raise InputError(
+            f"{path} has edits that are kept nowhere else, and {study!r} would overwrite it: {keep} "
+            f"or drop the edits (git checkout {path}), then start again"
+        )
+    reason = committed.reason.removeprefix("fatal: ")
+    if "'HEAD'" in reason or "object name" in reason:  # git is well, but no commit holds the file
+        raise InputError(
+            f"{path} is in no commit, and {study!r} would overwrite it: {keep} or commit it, then start again"
+        )
+    cure = ""
+    if "dubious ownership" in reason:
+        cure = (
+            f" or let git trust this folder (git config --global --add safe.directory {shlex.quote(str(Path.cwd()))})"
+        )
+    raise InputError(
+        f"{study!r} would overwrite {path}, and git does not say whether it has edits ({reason}): "
+        f"{keep}{cure}, then start again"
+    )
+
+
+def _lines(path: Path) -> bytes:
+    """The content with plain newlines: git may write others (core.autocrlf), which are no edit."""
+    return path.read_bytes().replace(b"\r\n", b"\n")
+
+
+def _require_git_or_none() -> None:
+    """Raises InputError where DVC would refuse to work, with what to do: a folder that was no git clone, from a ZIP."""
+    here = Path.cwd()
+    if any((folder / ".git").exists() for folder in (here, *here.parents)):
+        return
+    from dvc.config import Config  # half a second that a clone does not pay
+
+    if not Config(".dvc").get("core", {}).get("no_scm", False):
+        raise InputError(
+            f"{here} is not a git repository, which DVC wants: make it one (git init) or let DVC work without git "
+            "(dvc config core.no_scm true), then start again"
+        )
 
 
 def _clear_dead_locks() -> None:

@@ -1,6 +1,12 @@
 """prunelab: track how every weight evolves, prune by many methods, measure what that costs and buys."""
 
 import logging
+import sys
+
+from prunelab import interpreter
+
+if sys.argv[:1] == ["-m"]:  # so it is while Python looks for the module of `python -m prunelab.…`: a command of ours
+    interpreter.require()
 
 # transformers imports torchao where it is installed, which then reports every kernel of other machines that it could
 # not load, and how torch's pytree registry has changed. No news, three lines at the start of every stage.

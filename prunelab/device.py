@@ -19,7 +19,11 @@ from pathlib import Path
 
 from prunelab.errors import InputError
 
+RUNTIME = ("python", "libraries")  # what of the fingerprint belongs to the Python that runs, not to the machine
 LIBRARIES = ("torch", "transformers")  # the runtime that executes a model; another version is another machine
+
+# Variables that say how many threads compute, where, with which instructions and how exactly; set, another machine.
+DECIDING = ("OMP_", "GOMP_", "KMP_", "MKL_", "ONEDNN_", "DNNL_", "ATEN_", "NVIDIA_TF32", "TORCH_ALLOW_TF32", "CUBLAS_")
 
 
 def fingerprint(root: Path = Path("/")) -> dict:
@@ -39,6 +43,8 @@ def fingerprint(root: Path = Path("/")) -> dict:
         "python": platform.python_version(),
         "libraries": {name: _version(name) for name in LIBRARIES},
     }
+    if chosen := {name: value for name, value in sorted(os.environ.items()) if name.startswith(DECIDING)}:
+        content["environment"] = chosen
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return {"id": digest[:12], **content}
 
@@ -149,7 +155,7 @@ def _gpus() -> list[dict]:
     if not tool:
         return []
     query = [tool, "--query-gpu=index,uuid,name,memory.total,driver_version", "--format=csv,noheader,nounits"]
-    answer = subprocess.run(query, capture_output=True, text=True, timeout=60)
+    answer = subprocess.run(query, capture_output=True, encoding="utf-8", errors="replace", timeout=60)
     if answer.returncode:
         told = (answer.stdout + answer.stderr).strip().partition("\n")[0]
         raise InputError(f"nvidia-smi is installed but fails ({told}); repair the driver or take it off PATH")
@@ -171,6 +177,6 @@ def _version(library: str) -> str | None:
 def _text(path: Path) -> str:
     """What the kernel says at `path`; empty where this machine has no such file or does not let us read it."""
     try:
-        return path.read_text().strip()
+        return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return ""

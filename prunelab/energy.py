@@ -14,7 +14,7 @@ import os
 import time
 from pathlib import Path
 
-from prunelab import files
+from prunelab import files, places
 
 PROCESSORS = ("cpu", "gpu")  # where the work is done; memory is always a model, the same for every variant
 MEASURED = {"rapl", "nvml_counter", "amdsmi_counter", "power_gadget", "powermetrics", "pmic"}
@@ -46,11 +46,13 @@ def stage_meter(name: str, out, *, long: bool = False, country: str | None = Non
 
     Keys: name, seconds, cpu_seconds (with child processes), cpu_share (its part of what the machine's cores did; None
     where unknown), cpu_j, gpu_j, ram_j (gross, whole machine; None where there is no meter), provenance, meter
-    ("codecarbon" | "counters" | "time"). `long` needs `country` (ISO code), because CodeCarbon does.
+    ("codecarbon" | "counters" | "time"). `long` needs `country` (ISO code), because CodeCarbon does. Raises InputError,
+    before the stage begins, where `out` is another's.
     """
     if out is None:
         yield
         return
+    places.check_json(out, "meter")
     if long:
         from prunelab import wattmeter
 

@@ -24,6 +24,19 @@ TRIES = 3
 TIMEOUT_S = 20
 
 
+# What is taken of a model where a study names no files; pickled weights only where there is nothing better.
+MODEL_FILES = (
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    "*.json",
+    "*.txt",
+    "*.model",
+    "*.jinja",
+    "*.gguf",
+)
+PICKLED_FILES = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
+
+
 class Brought(NamedTuple):
     folder: Path  # where the files lie; for the hub its own cache, so read only
     files: list[Path]  # the chosen ones, sorted by name
@@ -77,9 +90,14 @@ def _patterns(source, default_files: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _path(source, scratch: Path) -> Path:
-    path = Path(source.name).expanduser()
+    return local(source.name)
+
+
+def local(name: str) -> Path:
+    """The file or folder `name` on this disk. Raises InputError where nothing is there."""
+    path = Path(name).expanduser()
     if not path.exists():
-        raise InputError(f"{source.name}: expected a file or folder, found nothing there (looked in {Path.cwd()})")
+        raise InputError(f"{name}: expected a file or folder, found nothing there (looked in {Path.cwd()})")
     return path
 
 
@@ -106,7 +124,10 @@ def _wheel(source, scratch: Path) -> Path:
 
 
 def _url(source, scratch: Path) -> Path:
-    address = urllib.parse.urlsplit(source.name)
+    try:
+        address = urllib.parse.urlsplit(source.name)
+    except ValueError as error:
+        raise InputError(f"{source.name}: expected an http:// or https:// address, found: {error}") from None
     if address.scheme not in ("http", "https") or not address.netloc:
         raise InputError(f"{source.name}: expected an http:// or https:// address; for a file on this disk: kind: path")
     target = scratch / (Path(urllib.parse.unquote(address.path)).name.strip(".") or "download")
@@ -124,6 +145,12 @@ def _url(source, scratch: Path) -> Path:
                 raise InputError(f"{source.name}: expected a file, found {reason}; check the address") from None
         except (urllib.error.URLError, ConnectionError, TimeoutError, ssl.SSLError, http.client.HTTPException) as error:
             reason = str(getattr(error, "reason", error)) or type(error).__name__
+        except UnicodeError:
+            raise InputError(
+                f"{source.name}: expected an address in ASCII; write other characters as %.. (a browser copies it so)"
+            ) from None
+        except OSError as error:  # a full disk
+            raise InputError(f"{source.name}: cannot be stored in {scratch}: {error.strerror}") from None
     raise InputError(
         f"{source.name}: expected a file, found {reason} ({TRIES} tries); check the network and the address"
     )
@@ -152,11 +179,15 @@ def _hub(source, patterns: tuple[str, ...], repo_type: str) -> tuple[Path, str |
 
     Without network the client's cache answers when it holds the repository, as on workers that were filled beforehand.
     """
-    import huggingface_hub
-    from huggingface_hub import errors, utils
+    try:
+        import huggingface_hub
+        from huggingface_hub import errors, utils
 
-    if not sys.stderr.isatty():
-        utils.disable_progress_bars()  # in a log each step of a bar is a line
+        if not sys.stderr.isatty():
+            utils.disable_progress_bars()  # in a log each step of a bar is a line
+        huggingface_hub.HfApi  # noqa: B018  (now, because it reads HF_ENDPOINT, which may be no address)
+    except ValueError as error:
+        raise InputError(f"{source.name}: the hub's client does not start: {error}; check HF_ENDPOINT") from None
     kind = {"dataset": "data set", "model": "model"}[repo_type]
     wanted = f"{source.name}: expected the hub's {kind}" + (
         f" at revision {source.revision}" if source.revision else ""
@@ -166,8 +197,9 @@ def _hub(source, patterns: tuple[str, ...], repo_type: str) -> tuple[Path, str |
     # The client's patterns let * cross folders; ours, applied to what has come, don't. `**/` may also be no folder.
     allowed = sorted({variant for pattern in patterns for variant in (pattern, pattern.replace("**/", ""))})
     ask = {"repo_type": repo_type, "revision": source.revision}
+    info, silence = None, ""
     try:
-        info = _ask_hub(source.name, ask)
+        info, silence = _ask_hub(source.name, ask)
         folder = huggingface_hub.snapshot_download(
             source.name, allow_patterns=allowed, local_files_only=info is None, **ask
         )
@@ -178,24 +210,40 @@ def _hub(source, patterns: tuple[str, ...], repo_type: str) -> tuple[Path, str |
     except errors.RepositoryNotFoundError:
         raise InputError(f"{wanted}, found none of that name (or a private one: `hf auth login`)") from None
     except (errors.HFValidationError, errors.HfHubHTTPError, errors.FileMetadataError) as error:
-        raise InputError(f"{wanted}, found: {str(error).splitlines()[0]}") from None
-    except (errors.HTTPError, errors.LocalEntryNotFoundError):
+        answered = getattr(getattr(error, "response", None), "status_code", None)
+        cure = "; log in again: hf auth login" if answered in (401, 403) else ""
+        raise InputError(f"{wanted}, found: {str(error).splitlines()[0]}{cure}") from None
+    except (errors.HTTPError, errors.LocalEntryNotFoundError, UnicodeError) as error:
+        silence = silence or hub_silence(error)
         raise InputError(
-            f"{wanted}, found no way to the hub and nothing of it in the hub client's cache; check the network, or "
-            "download it elsewhere and use kind: path"
+            f"{wanted}, found no way to the hub and nothing of it in the hub client's cache ({silence}); check the "
+            "network, or download it elsewhere and use kind: path"
         ) from None
+    except (KeyError, ValueError) as error:  # a page that is no JSON, JSON without what was asked for
+        raise InputError(
+            f"{wanted}, found an answer that is no hub's ({type(error).__name__}: {error}); check HF_ENDPOINT"
+        ) from None
+    except (OSError, RuntimeError) as error:  # a cache that cannot be written, a full disk, the download itself
+        raise InputError(f"{wanted}, found that it cannot be stored: {error}; HF_HOME says where it goes") from None
     licence = (info.card_data or {}).get("license") if info else None
     return Path(folder), Path(folder).name, licence if isinstance(licence, str) else None
 
 
-def _ask_hub(name: str, ask: dict):
-    """What the hub says of a repository; None when there is no way to it, or the user set the client offline."""
+def _ask_hub(name: str, ask: dict) -> tuple:
+    """(what the hub says of a repository, ""); (None, why) without a way to it, or where the user set it offline."""
     import huggingface_hub
     from huggingface_hub import errors
 
     try:
-        return huggingface_hub.HfApi().repo_info(name, timeout=TIMEOUT_S, **ask)
+        return huggingface_hub.HfApi().repo_info(name, timeout=TIMEOUT_S, **ask), ""
     except errors.HfHubHTTPError:
         raise  # the hub answered: no such repository, say
-    except (errors.HTTPError, errors.OfflineModeIsEnabled):
-        return None
+    except (errors.HTTPError, errors.OfflineModeIsEnabled) as error:
+        return None, hub_silence(error)
+
+
+def hub_silence(error: Exception) -> str:
+    """Why the hub was not reached, in a few words, without the token that is in the header."""
+    if isinstance(error, UnicodeError) or "header" in str(error).lower():
+        return "the token has characters that cannot be sent: hf auth login"
+    return (str(error).strip().splitlines() or [""])[0].rstrip(" .") or type(error).__name__

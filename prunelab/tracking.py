@@ -20,41 +20,49 @@ import os
 import sqlite3
 import subprocess
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from pathlib import Path
 
-from prunelab import files, params
+from prunelab import files, params, store
 from prunelab.entries import Entry, entries
 from prunelab.errors import InputError, exit_cleanly
+from prunelab.store import Unreachable
 
-LATER = "the results are complete; mirror them later with: python -m prunelab.tracking"
 STAMP = Path(".prunelab/mirrored.json")  # what was mirrored last: saves importing mlflow (2 s) when nothing changed
 LOCAL_UI = "http://127.0.0.1:5000"  # where `make ui` serves a local store
 COMPARABLE = 50  # runs in one comparison link; more make it longer than terminals and browsers like
 CONTENT = "prunelab.content"  # the tag that holds a run's hash
+# How a new store's tables are made is no news, nor what MLflow logs of an error before it raises it.
+NOT_NEWS = ("alembic", "mlflow", "urllib3")
+GIT_SECONDS = 20
+DATABASE_TRIES = 4  # MLflow's own ten take two minutes
 # Long patience is for training jobs that would lose what they log; this can simply be run again.
 PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "20", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
-
-
-class Unreachable(InputError):
-    """The MLflow server does not answer."""
+# Of somebody's training run, or where else it is to go: with the first, metrics of ours would belong to its model.
+NOT_OURS = ("MLFLOW_ACTIVE_MODEL_ID", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_REGISTRY_URI")
 
 
 def mirror(wanted: list[Entry], study: str, uri: str) -> tuple[str, list[str], int]:
-    """Bring the runs into the store at `uri`; (experiment id, run ids in the order of `wanted`, how many are new)."""
-    os.environ.update({**PATIENCE, **os.environ, **QUIET})  # before the import, which looks at them
-    import mlflow
+    """Bring the runs into the store at `uri`; (experiment id, run ids in the order of `wanted`, how many are new).
 
-    for name in ("alembic", "mlflow.store.db.utils"):  # how a new store's tables are made is no news
-        logging.getLogger(name).setLevel(logging.WARNING)
-    mlflow.set_tracking_uri(uri)
-    client = mlflow.MlflowClient(uri)
-    commit = _commit()
+    Raises Unreachable when the store cannot be used, whatever the reason is.
+    """
+    os.environ.update({**PATIENCE, **os.environ, **QUIET})  # before the import, which looks at them
+    for name in NOT_OURS:
+        os.environ.pop(name, None)
+    import mlflow
+    from mlflow.store.db import utils
+    from sqlalchemy.exc import SQLAlchemyError
+
+    for name in NOT_NEWS:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    utils.MAX_RETRY_COUNT = DATABASE_TRIES
     identifiers, new = [], 0
     try:
+        mlflow.set_tracking_uri(uri)
+        client = mlflow.MlflowClient(uri)
+        commit = _commit()
         experiment = _experiment(client, f"prunelab-{study}", uri)
         present = _present(client, experiment)
         for entry in wanted:
@@ -63,10 +71,9 @@ def mirror(wanted: list[Entry], study: str, uri: str) -> tuple[str, list[str], i
                 present[content] = _create(mlflow, client, experiment, entry, {CONTENT: content, "git.commit": commit})
                 new += 1
             identifiers.append(present[content])
-    except mlflow.MlflowException as error:
-        if "API request" not in str(error):
-            raise
-        raise Unreachable(f"MLflow at {uri} stopped answering after {len(identifiers)} runs; {LATER}") from None
+    # ValueError: a variable of MLflow's that cannot be read, an answer that is no JSON.
+    except (mlflow.MlflowException, SQLAlchemyError, ImportError, OSError, ValueError) as error:
+        raise store.unusable(uri, error, len(identifiers)) from None
     return experiment, identifiers, new
 
 
@@ -116,7 +123,7 @@ def _create(mlflow, client, experiment: str, entry: Entry, tags: dict[str, str])
     metrics += [Metric(key, value, now, step) for step, key, value in entry.curve]
     parameters = [Param(key, value) for key, value in entry.params.items()]
     for at in range(0, max(len(metrics), len(parameters)), 100):  # a request takes at most 100 parameters
-        client.log_batch(run, metrics[at : at + 100], parameters[at : at + 100])
+        client.log_batch(run, metrics[at : at + 100], parameters[at : at + 100], synchronous=True)
     for path in entry.artifacts:
         client.log_artifact(run, str(path))
     client.set_terminated(run)  # last: only now the run counts as there
@@ -125,24 +132,28 @@ def _create(mlflow, client, experiment: str, entry: Entry, tags: dict[str, str])
 
 def _commit() -> str:
     """The commit of this folder, with `-dirty` where files differ from it."""
-    with contextlib.suppress(OSError):
-        command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        done = subprocess.run(command, capture_output=True, check=False, timeout=GIT_SECONDS)
+        return done.stdout.decode(errors="replace").strip() or "unknown"
     return "unknown"
 
 
 def _still_there(uri: str, key: str) -> dict | None:
     """The stamp, if it names this very result set and this very local store, and the store still holds its runs."""
-    if not uri.startswith("sqlite:///") or not STAMP.exists():
+    path = store.file_of(uri)
+    if path is None or not path.exists() or not STAMP.exists():
         return None
-    stamp = files.read_json(STAMP)
-    store = Path(uri.removeprefix("sqlite:///"))
-    if stamp.get("key") != key or not store.exists():
+    try:
+        stamp = files.read_json(STAMP)
+    except InputError:  # cut short: the stamp only saves time
+        return None
+    if stamp.get("key") != key:
         return None
     marks = ", ".join("?" * len(stamp["runs"]))
     query = f"SELECT COUNT(*) FROM runs WHERE lifecycle_stage = 'active' AND run_uuid IN ({marks})"
     try:
-        with contextlib.closing(sqlite3.connect(f"{store.as_uri()}?mode=ro", uri=True)) as connection:
+        with contextlib.closing(store.open_read_only(path)) as connection:
             (count,) = connection.execute(query, stamp["runs"]).fetchone()
     except sqlite3.Error:  # not a store of this MLflow: the long way finds out what it is
         return None
@@ -151,31 +162,30 @@ def _still_there(uri: str, key: str) -> dict | None:
 
 def compare_link(uri: str, experiment: str, runs: list[str]) -> str:
     """The address that shows the runs side by side (parallel coordinates); of many runs, the experiment's own."""
-    base = uri.rstrip("/") if uri.startswith("http") else LOCAL_UI
+    base = store.shown(uri).rstrip("/") if store.is_server(uri) else LOCAL_UI
     if len(runs) > COMPARABLE:
         return f"{base}/#/experiments/{experiment}/runs"
     lists = {"runs": json.dumps(runs, separators=(",", ":")), "experiments": json.dumps([experiment])}
     return f"{base}/#/compare-runs?{urllib.parse.urlencode(lists)}"
 
 
-def _require_answer(uri: str) -> None:
-    """Raises Unreachable when the server at `uri` does not answer within seconds; an error is an answer too."""
-    try:
-        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5).close()
-    except urllib.error.HTTPError:
-        return
-    except OSError as error:
-        reason = getattr(error, "reason", error)
-        raise Unreachable(f"MLflow at {uri} does not answer ({reason}); {LATER}") from None
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m prunelab.tracking", description=__doc__.partition("\n")[0])
-    parser.add_argument("--if-reachable", action="store_true", help="a server that is down is told, and no error")
+    parser.add_argument("--if-reachable", action="store_true", help="a store that cannot be used is told, and no error")
     arguments = parser.parse_args(argv)
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
     settings = params.load()
     wanted = entries(settings)
+    try:
+        _bring(wanted, settings.study)
+    except Unreachable as error:
+        if not arguments.if_reachable:
+            raise
+        print(error)
+
+
+def _bring(wanted: list[Entry], study: str) -> None:
+    """Mirror the runs into the store of this environment, unless it holds them, and say which. Raises Unreachable."""
+    uri = store.address()
     key = hashlib.sha256("\n".join([uri, *(entry.content() for entry in wanted)]).encode()).hexdigest()
     STAMP.parent.mkdir(exist_ok=True)
     with STAMP.with_name("mirror.lock").open("w") as lock:
@@ -184,15 +194,9 @@ def main(argv: list[str] | None = None) -> None:
         if stamp := _still_there(uri, key):
             print(f"MLflow holds these results already · compare: {stamp['link']}")
             return
-        try:
-            if uri.startswith("http"):
-                _require_answer(uri)
-            experiment, runs, new = mirror(wanted, settings.study, uri)
-        except Unreachable as error:
-            if not arguments.if_reachable:
-                raise
-            print(error)
-            return
+        if store.is_server(uri):
+            store.require_answer(uri)
+        experiment, runs, new = mirror(wanted, study, uri)
         link = compare_link(uri, experiment, runs[:-1])
         files.write_json(STAMP, {"key": key, "runs": runs, "link": link})
     print(f"MLflow: {new} new runs, {len(runs) - new} there already · compare: {link}")

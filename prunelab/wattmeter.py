@@ -4,7 +4,8 @@ Facts about CodeCarbon 3.3 that shape this file: it swallows its own errors and 
 to a world average without a word, so every answer is checked here and grams are computed elsewhere, from a stated
 intensity. Its first start takes two seconds, most of them waiting for a process that asks for the CPU's name, so it
 is started in a thread. Its default locking stays: the other setting replaces signal handlers. It bills the whole
-machine.
+machine. Whatever it is not told it takes from files and variables of the user's (~/.codecarbon.config, CODECARBON_*,
+a batch system's job), which may double every figure without a word, so it is told everything and reads none of them.
 """
 
 import logging
@@ -24,6 +25,15 @@ CPU_SOURCES = {
     "constant": "constant",
 }
 JOULES_PER_KWH = 3.6e6
+# All that decides a figure, or sends or writes anything: CodeCarbon's own defaults, which then nobody's file changes.
+SETTINGS = {
+    "tracking_mode": "machine", "pue": 1.0, "wue": 0.0, "measure_power_secs": 15.0,
+    "force_cpu_power": None, "force_ram_power": None, "force_mode_cpu_load": False, "gpu_ids": None,
+    "rapl_include_dram": False, "rapl_prefer_psys": False, "force_carbon_intensity_g_co2e_kwh": None,
+    "region": None, "cloud_provider": None, "cloud_region": None, "country_2letter_iso_code": None,
+    "allow_multiple_runs": True, "output_methods": [], "output_handlers": [], "output_dir": ".", "metadata": None,
+    "emissions_endpoint": None, "electricitymaps_api_token": None, "log_level": "error", "logger_preamble": "",
+}  # fmt: skip
 
 
 class MeterError(RuntimeError):
@@ -47,15 +57,14 @@ class Wattmeter:
     """
 
     def __init__(self, country: str, hardware: list | None = None):
-        from codecarbon import OfflineEmissionsTracker
-
+        tracker = _tracker_class()
         logging.getLogger("codecarbon").setLevel(logging.ERROR)  # the constructor logs before it reads log_level
         if not country:
             raise InputError("energy.country: CodeCarbon needs the ISO code of a country, such as DEU")
         self.country = country
-        self._tracker = OfflineEmissionsTracker(
-            country_iso_code=country, output_methods=[], log_level="error", tracking_mode="machine"
-        )
+        self._tracker = tracker(country_iso_code=country, **SETTINGS)
+        if not hasattr(self._tracker, "run_id"):  # the last thing that its constructor sets; it swallows what stops it
+            raise MeterError("CodeCarbon did not initialise; its log says why (log level error)")
         if hardware is not None:  # another set of meters, such as a test's counter that replays a recorded trace
             self._tracker._hardware, self._tracker._hardware_initialized = hardware, True
         # A first task loads tables for half a second after its clock has started, and bills that to whoever asked.
@@ -115,6 +124,19 @@ class Wattmeter:
                 )
         gpu = None if self.provenance["gpu"] == "none" else spent["gpu"] * JOULES_PER_KWH
         return Window(seconds, spent["cpu"] * JOULES_PER_KWH, gpu, spent["ram"] * JOULES_PER_KWH)
+
+
+def _tracker_class():
+    """CodeCarbon's offline tracker, which asks neither its configuration files nor the environment."""
+    from codecarbon import OfflineEmissionsTracker, emissions_tracker
+    from codecarbon.core import util
+    from codecarbon.external import ram
+
+    # Its constructor reads them even if it is told everything, and a file that it cannot read would stop it.
+    emissions_tracker.get_hierarchical_config = dict
+    # Inside a job it would ask the batch system how much of the machine is the job's; it bills the whole machine here.
+    util.SLURM_JOB_ID = ram.SLURM_JOB_ID = None
+    return OfflineEmissionsTracker
 
 
 def _provenance(hardware: list) -> dict[str, str]:

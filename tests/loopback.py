@@ -15,6 +15,7 @@ def serve(answer):
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
             path = self.path.split("?")[0]
             asked.append(path)
             status, headers, body = answer(path, asked.count(path))
@@ -22,10 +23,10 @@ def serve(answer):
             for name, value in {"Content-Length": str(len(body)), **headers}.items():
                 self.send_header(name, value)
             self.end_headers()
-            if self.command == "GET":
+            if self.command != "HEAD":
                 self.wfile.write(body)
 
-        do_HEAD = do_GET
+        do_HEAD = do_POST = do_GET
 
         def log_message(self, *arguments):
             pass  # a test's output is no place for an access log

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -127,6 +128,17 @@ def test_a_thread_that_shares_its_core_waits_half_of_the_time_and_a_sleeping_one
     if spinning == sleeping == 0.0:
         pytest.skip("this kernel does not tell how long a thread waited (no /proc/thread-self/schedstat)")
     assert spinning > 0.3 and sleeping < 0.2
+
+
+def test_variables_that_decide_how_torch_computes_are_part_of_the_machine(machine, monkeypatch):
+    for name in [name for name in os.environ if name.startswith(device.DECIDING)]:
+        monkeypatch.delenv(name)
+    plain = device.fingerprint(machine)
+    assert "environment" not in plain
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "debug")
+    limited = device.fingerprint(machine)
+    assert limited["environment"] == {"OMP_NUM_THREADS": "1"} and limited["id"] != plain["id"]
 
 
 @pytest.fixture

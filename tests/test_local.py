@@ -38,13 +38,19 @@ def test_stages_that_did_not_change_and_hints_of_dvc_are_hidden(capsys):
     assert screen.summary(90) == "3 stages: 1 ran, 1 restored from the cache, 1 unchanged; 1.5 min"
 
 
-def test_the_probe_alone_is_told_in_one_line_as_nothing_to_do(capsys):
+def test_the_probes_alone_are_told_in_one_line_as_nothing_to_do(capsys):
     screen, lines = shown(
-        capsys, "Running stage 'device':", "> probe", "cpu", "Stage 'fetch' didn't change, skipping",
-        "Stage 'train' didn't change, skipping",
+        capsys, "Running stage 'device':", "> probe", "cpu", "Running stage 'inputs':", "none",
+        "Stage 'fetch' didn't change, skipping", "Stage 'train' didn't change, skipping",
     )  # fmt: skip
-    assert lines == [] and screen.held == ["Running stage 'device':", "> probe", "cpu"]
-    assert screen.summary(1) == "nothing to do: all 2 stages are unchanged (only the probe of the machine ran)"
+    assert lines == [] and screen.held == [
+        "Running stage 'device':",
+        "> probe",
+        "cpu",
+        "Running stage 'inputs':",
+        "none",
+    ]
+    assert screen.summary(1) == "nothing to do: all 2 stages are unchanged (only the probes of machine and files ran)"
 
 
 def test_a_mistake_in_the_settings_is_one_line_before_anything_runs(toy):  # noqa: F811

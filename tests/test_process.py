@@ -151,3 +151,16 @@ def test_a_group_kill_takes_the_command_and_spares_who_sweeps_up(mark):
     os.killpg(starter.pid, signal.SIGKILL)
     starter.wait(30)
     wait_until(lambda: with_mark(mark) == [])  # also the sleep that had left the group
+
+
+def test_a_short_command_is_asked_and_its_reason_for_failing_is_one_line():
+    assert process.ask(["sh", "-c", "echo yes"]) == process.Answer(0, "yes\n", "")
+    assert process.ask(["sh", "-c", "echo no >&2; echo more >&2; exit 7"]) == process.Answer(7, "", "no")
+    assert process.ask(["sh", "-c", "exit 7"]).reason == "sh failed with exit code 7"
+    assert process.ask(["no-such-tool"]) == process.Answer(None, "", "no-such-tool is not installed")
+
+
+def test_a_short_command_that_takes_long_is_ended(monkeypatch, mark):
+    monkeypatch.setattr(process, "ASK_SECONDS", 0.3)
+    assert process.ask(["sleep", mark]).reason == "sleep did not answer within 0.3 s"
+    assert with_mark(mark) == []

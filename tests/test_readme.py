@@ -1,6 +1,7 @@
 """What the README tells a user to type exists and works."""
 
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -29,9 +30,41 @@ def test_every_file_and_module_it_names_is_there():
         assert (workspace.ROOT / Path(*module.split("."))).with_suffix(".py").exists(), module
 
 
+def test_the_environment_is_activated_before_the_first_line_that_needs_it():
+    typed = [README.index(f"`{command}") for command in ("dvc repro", "python -m flows.study", "dvc push")]
+    assert README.index(". .venv/bin/activate") < min(typed)
+
+
+@pytest.mark.parametrize("name", ["my study (2)", "a 'b' & #1 50%"])
+def test_make_takes_any_name_of_the_folder_and_its_tools_from_there(tmp_path, name):
+    folder = tmp_path / name
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    shutil.copy(workspace.ROOT / "Makefile", folder)
+    for tool in ("mlflow", "python"):
+        (folder / ".venv" / "bin" / tool).write_text('#!/bin/sh\nfor word; do echo "<$word>"; done\n')
+        (folder / ".venv" / "bin" / tool).chmod(0o755)
+    told = workspace.run(folder, *MAKE, "ui", "PORT=5123").splitlines()[-5:]
+    assert told == ["<ui>", "<--backend-store-uri>", "<sqlite:///mlflow.db>", "<--port>", "<5123>"]
+    told = workspace.run(folder, *MAKE, "study", "STUDY=my own (2)").splitlines()
+    assert told == ["<-m>", "<flows.local>", "<--study>", "<my own (2)>"]
+
+
+def test_make_finds_an_interpreter_whose_folder_has_a_blank(tmp_path):
+    interpreter = tmp_path / "my python" / "python"
+    interpreter.parent.mkdir()
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(workspace.ROOT / name, tmp_path)
+    interpreter.write_text('#!/bin/sh\n[ "$1" = --version ] || { echo "asked for $*"; exit 3; }\n')
+    interpreter.chmod(0o755)
+    told = workspace.run(tmp_path, "make", ".venv/installed", f"PYTHON={interpreter}", check=False)
+    assert "asked for -m venv .venv" in told
+    told = workspace.run(tmp_path, "make", ".venv/installed", "PYTHON=/no such/python", check=False)
+    assert "error: /no such/python not found; install Python 3.11 or say make PYTHON=..." in told
+
+
 @pytest.mark.slow
 def test_make_study_runs_prints_the_table_and_has_nothing_to_do_the_second_time(tmp_path):
-    folder = workspace.make(tmp_path / "clone")
+    folder = workspace.make(tmp_path / "my study (2)")
     (folder / ".venv").symlink_to(Path(sys.executable).parent.parent)
     first = workspace.run(folder, *MAKE, "study", "STUDY=smoke")
     assert re.search(r"^systematic-50 +50\.0 ", first, re.MULTILINE)

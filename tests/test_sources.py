@@ -318,3 +318,45 @@ def test_a_hub_data_set_comes_by_its_files_at_one_commit_and_what_is_missing_is_
     offline, unknown = ask_hub("http://127.0.0.1:9", wanted, wanted | {"name": "org/none"})
     assert offline.startswith("['wiki/test.jsonl']")
     assert unknown.startswith("error: org/none: expected the hub's data set, found no way to the hub")
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("http://127.0.0.1:9", "no way to the hub and nothing of it in the hub client's cache ([Errno 111] Connection"),
+        ("localhost:9", "missing an 'http://' or 'https://' protocol); check the network"),
+        ("http://[bad", "the hub's client does not start: Invalid IPv6 URL; check HF_ENDPOINT"),
+    ],
+)
+def test_why_the_hub_is_not_reached_is_told(ask_hub, address, told):
+    (line,) = ask_hub(address, {"name": "org/set", "files": "*.txt"})
+    assert told in line
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "told"),
+    [
+        (200, b"<html>a portal</html>", "found an answer that is no hub's (JSONDecodeError"),
+        (200, b"{}", "found an answer that is no hub's (KeyError"),
+        (403, b"<html>", "403 Forbidden"),
+    ],
+)
+def test_a_server_that_is_no_hub_is_told(ask_hub, status, body, told):
+    with loopback.serve(lambda path, attempt: (status, {}, body)) as (address, _):
+        (line,) = ask_hub(address, {"name": "org/set", "files": "*.txt"})
+    assert line.startswith("error: org/set: expected the hub's data set") and told in line
+
+
+def test_a_cache_that_cannot_be_written_is_told(ask_hub, tmp_path):
+    (tmp_path / "home").write_text("a file in its place")
+    with loopback.serve(loopback.hub("org/set", {"a.txt": b"words"}, "mit")) as (address, _):
+        (line,) = ask_hub(address, {"name": "org/set", "files": "*.txt"})
+    assert "found that it cannot be stored" in line and "HF_HOME says where it goes" in line
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("http://[bad", "Invalid IPv6 URL"), ("http://127.0.0.1:9/ü.txt", "expected an address in ASCII")],
+)
+def test_an_address_that_cannot_be_asked_is_named(tmp_path, name, told):
+    assert told in refusal(Text(kind="url", name=name, sha256=OTHER_HASH), tmp_path)

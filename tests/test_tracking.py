@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from prunelab import entries, params, tracking
 from prunelab.errors import InputError
+from tests import loopback
 
 ROOT = Path(__file__).parent.parent
 
@@ -188,6 +190,42 @@ def test_a_server_that_is_down_fails_the_command_with_one_line_but_not_a_study(s
     assert len(told) == 1 and "mirror them later with: python -m prunelab.tracking" in told[0]
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "told"),
+    [
+        (401, b"<html>\nlog in</html>", "error code 401 != 200; log in with MLFLOW_TRACKING_USERNAME"),
+        (403, b'{"error_code": "PERMISSION_DENIED", "message": "not yours"}', "PERMISSION_DENIED: not yours; log in"),
+        (404, b"", "error code 404 != 200; is http://127.0.0.1"),
+        (200, b"<html>a portal</html>", "not in a valid JSON format; is http://127.0.0.1"),
+    ],
+)
+def test_a_server_that_refuses_is_told_with_its_reason_and_fails_no_study(
+    study, monkeypatch, capsys, status, body, told
+):
+    with loopback.serve(lambda path, attempt: (status, {}, body)) as (address, _):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        tracking.main(["--if-reachable"])
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) == 1 and told in lines[0] and "python -m prunelab.tracking" in lines[0]
+        with pytest.raises(tracking.Unreachable):
+            tracking.main([])
+
+
+def test_a_misspelt_address_fails_the_command_but_not_a_study(study, monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "localhost:5000")
+    tracking.main(["--if-reachable"])
+    assert "MLFLOW_TRACKING_URI=http://localhost:5000" in capsys.readouterr().out
+    with pytest.raises(tracking.Unreachable, match="begins with http://"):
+        tracking.main([])
+
+
+def test_a_stamp_that_was_cut_short_only_costs_time(study):
+    (study / "mlflow.db").touch()
+    tracking.STAMP.parent.mkdir()
+    tracking.STAMP.write_text('{"key": "k", ru')
+    assert tracking._still_there("sqlite:///mlflow.db", "k") is None
+
+
 def run_mirror(folder: Path, **environment: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "prunelab.tracking"], cwd=folder, capture_output=True, text=True,
@@ -221,6 +259,40 @@ def test_mirroring_again_adds_nothing_and_a_wiped_store_is_built_anew(study):
     (study / "mlflow.db").unlink()
     shutil.rmtree(study / "mlartifacts")
     assert "5 new runs, 0 there already" in run_mirror(study)
+
+
+@pytest.mark.slow
+def test_any_name_of_the_folder_and_variables_of_somebodys_training_run_make_no_difference(tmp_path, monkeypatch):
+    folder = tmp_path / "my study (2) #1? 50%41 é"
+    folder.mkdir()
+    write_study(folder)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    leaks = {"MLFLOW_ACTIVE_MODEL_ID": "m-1", "MLFLOW_RUN_ID": "r", "MLFLOW_EXPERIMENT_ID": "77"}
+    leaks |= {"MLFLOW_REGISTRY_URI": "htp://x", "MLFLOW_ENABLE_ASYNC_LOGGING": "true"}
+    assert "5 new runs, 0 there already" in run_mirror(folder, **leaks)
+    assert "holds these results already" in run_mirror(folder, **leaks)
+    monkeypatch.chdir(folder)
+    import mlflow
+
+    client = mlflow.MlflowClient("sqlite:///mlflow.db")
+    (run,) = [one for one in client.search_runs(["1"]) if one.info.run_name == "default"]
+    assert {one.path for one in client.list_artifacts(run.info.run_id)} == {"index.html", "results.csv", "params.yaml"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == [folder.name]  # nothing beside it
+
+
+@pytest.mark.slow
+def test_a_store_of_another_version_is_told_with_the_way_to_upgrade_it_and_fails_no_study(study, monkeypatch, capsys):
+    run_mirror(study)
+    with sqlite3.connect(study / "mlflow.db") as connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'acf3f17fdcc7'")
+    connection.close()
+    tracking.STAMP.unlink()
+    tracking.main(["--if-reachable"])
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "another version of MLflow (found acf3f17fdcc7, expected" in line
+    assert f"mlflow db upgrade sqlite:///{study / 'mlflow.db'}" in line
+    with pytest.raises(tracking.Unreachable, match="mlflow db upgrade"):
+        tracking.main([])
 
 
 @pytest.mark.slow

@@ -179,3 +179,68 @@ def test_this_machines_own_meter_starts_in_the_background_and_says_where_its_num
 def test_an_error_of_the_background_start_reaches_the_caller():
     with pytest.raises(InputError, match="ISO code"):
         wattmeter.Starting("").ready()
+
+
+def test_nothing_of_the_users_configuration_reaches_the_tracker(tmp_path, monkeypatch):
+    plain = wattmeter.Wattmeter("DEU", hardware=[RAM(force_ram_power=20), modelled()])
+    hostile = {  # every setting of CodeCarbon's own list that takes a text, and the batch system's
+        "PUE": "2.0", "WUE": "9", "FORCE_CPU_POWER": "500", "FORCE_RAM_POWER": "99", "TRACKING_MODE": "process",
+        "MEASURE_POWER_SECS": "1000", "FORCE_MODE_CPU_LOAD": "true", "GPU_IDS": "7", "RAPL_INCLUDE_DRAM": "true",
+        "RAPL_PREFER_PSYS": "true", "REGION": "bavaria", "CLOUD_PROVIDER": "gcp", "CLOUD_REGION": "x",
+        "COUNTRY_ISO_CODE": "FRA", "COUNTRY_2LETTER_ISO_CODE": "FR", "OUTPUT_DIR": "/no/such/folder",
+        "OUTPUT_METHODS": "csv,api", "SAVE_TO_FILE": "true", "EMISSIONS_ENDPOINT": "http://127.0.0.1:9",
+        "ALLOW_MULTIPLE_RUNS": "false", "EXPERIMENT_ID": "e", "ELECTRICITYMAPS_API_TOKEN": "t",
+        "CO2_SIGNAL_API_TOKEN": "t", "FORCE_CARBON_INTENSITY_G_CO2E_KWH": "1", "LOG_LEVEL": "debug",
+    }  # fmt: skip
+    for name, value in hostile.items():
+        monkeypatch.setenv(f"CODECARBON_{name}", value)
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    lines = [f"{name.lower()} = {value}" for name, value in hostile.items()]
+    write_config(tmp_path, monkeypatch, "\n".join(["[codecarbon]", *lines]))
+    leaky = wattmeter.Wattmeter("DEU", hardware=[RAM(force_ram_power=20), modelled()])
+    assert leaky._tracker._conf == plain._tracker._conf
+    window = leaky.window(lambda: time.sleep(0.5))
+    assert window.ram_j == pytest.approx(20 * window.seconds, rel=0.05)  # not 40 and not 99 watts
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".codecarbon.config"]  # nothing written, no lock
+
+
+def test_a_configuration_that_nobody_can_read_is_no_hindrance(tmp_path, monkeypatch):
+    write_config(tmp_path, monkeypatch, "no section, 50%\n")
+    assert wattmeter.Wattmeter("DEU", hardware=[RAM(force_ram_power=20)]).provenance["ram"] == "model"
+
+
+def test_what_decides_a_figure_is_said_to_the_tracker_and_not_left_to_it():
+    import inspect
+
+    from codecarbon import OfflineEmissionsTracker
+
+    known = set()
+    for kind in OfflineEmissionsTracker.__mro__[:2]:
+        known |= set(inspect.signature(inspect.unwrap(kind.__init__)).parameters)
+    # Names and addresses of what is not written or sent, and what the meter itself says.
+    idle = {"self", "args", "kwargs", "country_iso_code", "project_name", "experiment_id", "experiment_name", "api_key"}
+    idle |= {"api_call_interval", "api_endpoint", "output_file", "on_csv_write", "logging_logger", "prometheus_url"}
+    idle |= {name for name in known if name.startswith("save_to_")} | {"co2_signal_api_token"}
+    assert known - idle == set(wattmeter.SETTINGS)  # a new setting of CodeCarbon's wants a decision
+
+
+def test_a_tracker_that_did_not_initialise_is_an_error(monkeypatch):
+    from codecarbon import emissions_tracker
+
+    def broken(self, *_, **__):
+        raise OSError("no such folder")
+
+    monkeypatch.setattr(emissions_tracker.BaseEmissionsTracker, "_configure_multiple_runs", broken)
+    with pytest.raises(wattmeter.MeterError, match="did not initialise"):
+        wattmeter.Wattmeter("DEU")
+
+
+def modelled():
+    return CPU.from_utils(".", mode="cpu_load", model="modelled", tdp=100)
+
+
+def write_config(folder, monkeypatch, text: str) -> None:
+    """CodeCarbon's file in the home folder and in the current one, which are `folder`."""
+    (folder / ".codecarbon.config").write_text(text + "\n", encoding="utf-8")
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.chdir(folder)

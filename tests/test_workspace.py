@@ -2,12 +2,13 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 
-from flows import graph, repro, workspace
+from flows import graph, process, repro, workspace
 from prunelab.errors import InputError
 from tests.toy import edit_params, environment, toy  # noqa: F401  (a fixture)
 
@@ -39,6 +40,88 @@ def test_edits_that_are_committed_may_be_overwritten(toy):  # noqa: F811
     edit_params(toy, train={"epochs": 3})
     subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qam", "x"], check=True)
     assert workspace.choose("small").train.epochs != 3
+
+
+def test_line_ends_that_git_itself_writes_are_no_edit(toy):  # noqa: F811
+    edit_params(toy, train={"epochs": 3})
+    commit()
+    (toy / "params.yaml").write_bytes((toy / "params.yaml").read_bytes().replace(b"\n", b"\r\n"))
+    subprocess.run(["git", "config", "core.autocrlf", "true"], check=True)
+    assert subprocess.run(["git", "diff", "--quiet", "HEAD", "--", "params.yaml"]).returncode == 0
+    assert workspace.choose("small").train.epochs != 3
+
+
+def test_edits_that_git_was_told_to_overlook_are_edits(toy):  # noqa: F811
+    edit_params(toy, train={"epochs": 3})
+    subprocess.run(["git", "update-index", "--assume-unchanged", "params.yaml"], check=True)
+    with pytest.raises(InputError, match="edits that are kept nowhere else"):
+        workspace.choose("small")
+
+
+def test_params_that_are_in_no_commit_are_not_overwritten(toy):  # noqa: F811
+    edit_params(toy, train={"epochs": 3})
+    shutil.rmtree(toy / ".git")
+    subprocess.run(["git", "init", "-q"], check=True)
+    with pytest.raises(InputError, match=r"params\.yaml is in no commit.*commit it"):
+        workspace.choose("small")
+    commit("--allow-empty", all_files=False)
+    with pytest.raises(InputError, match=r"params\.yaml is in no commit"):
+        workspace.choose("small")
+
+
+def test_without_git_s_folder_its_own_reason_is_told_and_nothing_overwritten(toy):  # noqa: F811
+    edit_params(toy, train={"epochs": 3})
+    edited = (toy / "params.yaml").read_bytes()
+    shutil.rmtree(toy / ".git")
+    with pytest.raises(InputError, match="not a git repository.*keep it as a study") as raised:
+        workspace.choose("small")
+    assert "\n" not in str(raised.value) and "git checkout" not in str(raised.value)
+    assert (toy / "params.yaml").read_bytes() == edited
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user")
+def test_a_folder_of_another_user_is_told_with_how_to_trust_it(toy, monkeypatch):  # noqa: F811
+    edit_params(toy, train={"epochs": 3})
+    commit()
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)  # where this machine may trust every folder
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    for folder in (toy, toy / ".git"):
+        os.chown(folder, 12345, -1)
+    with pytest.raises(InputError, match=r"dubious ownership.*git config --global --add safe\.directory") as raised:
+        workspace.choose("small")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("script", "told"), [(None, "git is not installed"), ("sleep 60", "git did not answer within 0.5 s")]
+)
+def test_a_git_that_is_not_there_or_never_answers_is_told(toy, monkeypatch, script, told):  # noqa: F811
+    edit_params(toy, train={"epochs": 3})
+    (toy / "bin").mkdir()
+    if script is not None:
+        (toy / "bin" / "git").write_text(f"#!/bin/sh\nexec {script}\n")
+        (toy / "bin" / "git").chmod(0o755)
+    monkeypatch.setattr(process, "environment", lambda **_: {"PATH": f"{toy / 'bin'}:/nowhere"})
+    monkeypatch.setattr(process, "ASK_SECONDS", 0.5)
+    if script is not None:
+        (toy / "bin" / "sleep").symlink_to(shutil.which("sleep"))
+    with pytest.raises(InputError, match=told):
+        workspace.choose("small")
+
+
+def test_a_folder_that_was_no_clone_is_told_what_dvc_wants_before_anything_runs(toy):  # noqa: F811
+    shutil.rmtree(toy / ".git")
+    with pytest.raises(InputError, match=r"is not a git repository.*\(git init\).*\(dvc config core\.no_scm true\)"):
+        with workspace.alone():
+            pass
+    subprocess.run([sys.executable, "-m", "dvc", "config", "core.no_scm", "true"], check=True)
+    with workspace.alone():
+        pass
+
+
+def commit(*options: str, all_files: bool = True) -> None:
+    user = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+    subprocess.run(["git", *user, "commit", "-qam" if all_files else "-qm", "x", *options], check=True)
 
 
 def test_an_unknown_study_is_named_with_the_nearest_and_all_known(toy):  # noqa: F811

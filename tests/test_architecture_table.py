@@ -1,0 +1,30 @@
+"""docs/architectures.md is what the command writes today, and every cell of it is exact or a refusal."""
+
+import pytest
+
+from tests import architecture_table, zoo
+
+
+@pytest.mark.slow
+def test_every_architecture_is_exact_or_refused_and_the_page_says_so():
+    found = architecture_table.table()
+    assert architecture_table.wrong(found) == []
+    page = architecture_table.FILE.read_text(encoding="utf-8")
+    assert page == architecture_table.page(found), "run python -m tests.architecture_table"
+
+
+def test_the_list_has_the_architectures_that_the_page_promises():
+    assert len(zoo.ARCHITECTURES) >= 28
+    page = architecture_table.FILE.read_text(encoding="utf-8")
+    rows = [line.split(" | ")[0].removeprefix("| ") for line in page.splitlines() if line.count(" | ") == 13]
+    assert rows == ["architecture", *zoo.ARCHITECTURES]
+
+
+def test_cells_name_origins_only_where_they_differ_and_number_their_sentences():
+    exact, refused = architecture_table.Found("exact"), architecture_table.Found("refused", "no heads")
+    sentences = ["no past"]
+    assert architecture_table._cell({"trained": exact, "fetched": exact}, sentences) == "exact"
+    assert architecture_table._cell({"trained": refused, "fetched": refused}, sentences) == "refused ²"
+    told = architecture_table._cell({"trained": exact, "fetched": refused}, sentences)
+    assert told == "trained here: exact, fetched: refused ²"
+    assert sentences == ["no past", "no heads"]
