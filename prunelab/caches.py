@@ -41,3 +41,9 @@ def growing(cache) -> list | None:
     # A layer of several kinds (attention beside a state, an index of keys) holds tensors besides.
     plain = all(type(layer).__name__ in ("DynamicLayer", "DynamicSlidingWindowLayer") for layer in layers)
     return layers if layers and whole and plain else None
+
+
+def goes_back(cache) -> bool:
+    """Whether what was added to a cache can be taken off again (`crop`): not where a layer forgets, or keeps a state."""
+    layers = getattr(cache, "layers", [])
+    return bool(layers) and all(type(layer).__name__ == "DynamicLayer" for layer in layers)

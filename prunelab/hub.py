@@ -8,6 +8,7 @@ import argparse
 import json
 from pathlib import Path
 
+from prunelab import places
 from prunelab.delivery import FACTS
 from prunelab.errors import InputError, exit_cleanly
 from prunelab.files import read_json
@@ -30,7 +31,10 @@ def push(folder, repository: str, public: bool = False) -> str:
     try:
         hub.create_repo(repository, private=not public, exist_ok=True)
         done = hub.upload_folder(
-            repo_id=repository, folder_path=folder, commit_message=f"{facts['variant']}: {facts['why']}"
+            repo_id=repository,
+            folder_path=folder,
+            commit_message=f"{facts['variant']}: {facts['why']}",
+            ignore_patterns=[places.MARK],  # a note to ourselves
         )
     except errors.HfHubHTTPError as error:  # the hub answered
         raise _refused(repository, error, _cure(error.response.status_code)) from None

@@ -15,7 +15,7 @@ import time
 import numpy as np
 import torch
 
-from prunelab import energy, latency, stats
+from prunelab import caches, energy, latency, stats
 from prunelab.wattmeter import Wattmeter, Window
 
 PHASES = ("prefill", "decode")
@@ -39,7 +39,7 @@ def _decode(model, start, steps: int, passes: int) -> None:
     """`passes` times `steps` tokens after the same prompt, whose cache `start` holds, so that no prefill is billed."""
     token, cache = start
     for _ in range(passes):
-        following, working = token, cache if hasattr(cache, "crop") else copy.deepcopy(cache)
+        following, working = token, cache if caches.goes_back(cache) else copy.deepcopy(cache)
         for _ in range(steps):
             following, working = latency.decode_one_token(model, following, working)
         if working is cache:

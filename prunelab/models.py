@@ -142,7 +142,8 @@ def context_length(config) -> int | None:
     for name in ("max_position_embeddings", "n_positions", "max_seq_len", "max_target_positions"):
         length = getattr(config, name, None)
         if isinstance(length, int) and length > 0:  # XLNet says -1 where there is no limit
-            return length - (config.pad_token_id + 1 if config.model_type in COUNT_FROM_PADDING else 0)
+            before = config.pad_token_id + 1 if config.pad_token_id is not None else 0
+            return length - (before if config.model_type in COUNT_FROM_PADDING else 0)
     return None
 
 

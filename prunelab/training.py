@@ -77,7 +77,14 @@ def validation_windows(tokens, context: int, limit: int | None) -> list[dict]:
 
 
 class FiniteTrainer(Trainer):
-    """The library's Trainer, stopping at the first loss that is not finite."""
+    """The library's Trainer, stopping at the first loss that is not finite; losses are means over predicted tokens."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        # Left to itself it divides the sum by a count of its own. For classes that are not called `…ForCausalLM`, such
+        # as GPT-2's, that counts a window's first token too, which nothing predicts: losses and gradients come out
+        # (context - 1) / context of what they are. Nothing is accumulated here, so the model's own mean is right.
+        self.model_accepts_loss_kwargs = False
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         loss = super().training_step(model, inputs, num_items_in_batch)

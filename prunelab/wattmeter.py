@@ -36,8 +36,8 @@ SETTINGS = {
 }  # fmt: skip
 
 
-class MeterError(RuntimeError):
-    """The meter did not measure what it was asked to."""
+class MeterError(InputError):
+    """The meter did not measure what it was asked to: the machine's fault or the library's, told in one line."""
 
 
 class Window(NamedTuple):

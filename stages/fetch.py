@@ -51,9 +51,7 @@ def unused(train, model_type: str) -> list[str]:
     """What is said of `train.architecture` where it is not that of the fetched model, which alone counts."""
     if train.start == "random" or train.architecture in (None, model_type):
         return []
-    return [
-        f"train.architecture: {train.architecture} says nothing here, the model is a {model_type}; set architecture: null"
-    ]
+    return [f"train.architecture: {train.architecture} says nothing here, the model is a {model_type}; set null"]
 
 
 if __name__ == "__main__":

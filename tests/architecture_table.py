@@ -224,7 +224,7 @@ def _settings(**changes):
         "model": {"kind": "path", "name": "published"} if changes["start"] == "fetched" else None,
     }
     raw["train"] |= {
-        "context": CONTEXT, "windows_per_epoch": 16, "batch_size": 4, "learning_rate": 1e-2, "min_learning_rate": 1e-2,
+        "context": CONTEXT, "windows_per_epoch": 16, "batch_size": 4, "learning_rate": 3e-3, "min_learning_rate": 3e-3,
         "warmup_steps": 0, "weight_decay": 0.0, "precision": "fp32", "evaluate_every_epochs": 1,
         "validation_windows": 16, "config": {},
     }  # fmt: skip
@@ -281,7 +281,7 @@ def page(found: dict) -> str:
     for name, row in found.items():
         cells = [_cell(origins, sentences) for origins in row.values()]
         lines.append(f"| {' | '.join([name, *cells])} |")
-    notes = [f"{number}. {sentence}" for number, sentence in enumerate(sentences, start=1)]
+    notes = [f"{number}. {sentence.replace('<', '&lt;')}" for number, sentence in enumerate(sentences, start=1)]
     return (
         INTRODUCTION.format(trained=len(found), int8=checks.INT8_CLOSE)
         + "\n".join(lines)

@@ -1,7 +1,9 @@
+import copy
 import time
 from collections import Counter
 
 import pytest
+import torch
 
 from prunelab import joules, latency
 from prunelab.wattmeter import Window
@@ -95,3 +97,28 @@ def test_there_are_two_blocks_however_small_the_budget(session):
     ids = latency.prompts(models["dense"], WORK, seed=0)
     rows = joules.interleave(meter, models, ids, WORK, 1e-9, 1e-9, {"prefill_ms": 2.0, "decode_ms": 3.0}, seed=0)
     assert {row["block"] for row in rows} == {0, 1} and {row["passes"] for row in rows} == {1}
+
+
+WINDOW = {"max_position_embeddings": 64, "sliding_window": 8}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "config"),
+    [
+        ("mistral", {**tiny.LLAMA, **WINDOW}),
+        ("llama", tiny.LLAMA),
+        ("mamba", {"hidden_size": 16, "num_hidden_layers": 2}),
+    ],
+)
+def test_decoding_again_and_again_starts_from_the_same_prompt(architecture, config):
+    """Also behind a full window, and with a state, from which nothing can be taken off again."""
+    from prunelab import models
+
+    torch.manual_seed(0)
+    model = models.build(architecture, config, vocab_size=20).eval()
+    with torch.inference_mode():
+        start = latency.prefill(model, torch.arange(12)[None])
+        before, _ = latency.decode_one_token(model, start[0], copy.deepcopy(start[1]))
+        joules._decode(model, start, steps=5, passes=3)
+        after, _ = latency.decode_one_token(model, *start)
+    assert torch.equal(before, after)

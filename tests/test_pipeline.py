@@ -53,8 +53,8 @@ def test_a_bill_is_named_by_its_stage_so_that_the_report_finds_it():
         bill = re.search(r"--energy results/energy/(\S+)\.json", stage["cmd"])
         if bill:
             assert re.fullmatch(rf"{module}(-.+)?", bill[1]), name
-        else:  # these two read that folder; the probe does nothing worth booking
-            assert module in ("device", "export", "report")
+        else:  # the last two read that folder; the probes do nothing worth booking
+            assert module in ("device", "inputs", "export", "report")
 
 
 @pytest.fixture(scope="module")
@@ -104,9 +104,9 @@ def test_one_command_runs_every_stage_and_leaves_the_contract_s_files(study):
 
 
 @pytest.mark.slow
-def test_a_second_repro_runs_nothing_but_the_device_probe(study):
+def test_a_second_repro_runs_nothing_but_the_probes_of_machine_and_files(study):
     folder, _ = study
-    assert ran(workspace.run(folder, "dvc", "repro")) == ["device"]
+    assert ran(workspace.run(folder, "dvc", "repro")) == ["device", "inputs"]
 
 
 @pytest.mark.slow
@@ -115,7 +115,7 @@ def test_a_report_option_runs_the_report_alone(study):
     file = folder / "params.yaml"
     before = file.read_text()
     file.write_text(before.replace('title: "Smoke study"', 'title: "Another title"'))
-    assert ran(workspace.run(folder, "dvc", "repro")) == ["device", "report"]
+    assert ran(workspace.run(folder, "dvc", "repro")) == ["device", "inputs", "report"]
     assert "Another title" in (folder / "report" / "index.html").read_text()
     file.write_text(before)
     workspace.run(folder, "dvc", "repro")
@@ -148,7 +148,7 @@ def test_a_second_clone_pulls_what_the_first_one_pushed(study, tmp_path):
     workspace.run(folder, "git", "commit", "--quiet", "-m", "results")
     workspace.run(tmp_path, "git", "clone", "--quiet", str(folder), "second")
     workspace.run(tmp_path / "second", "dvc", "pull")
-    assert ran(workspace.run(tmp_path / "second", "dvc", "repro")) == ["device"]
+    assert ran(workspace.run(tmp_path / "second", "dvc", "repro")) == ["device", "inputs"]
     assert rows(tmp_path / "second") == rows(folder)
 
 

@@ -153,6 +153,26 @@ def test_the_folder_is_a_plain_hugging_face_one_with_best_and_last_and_history(p
     assert set(importance) == {tensor["name"] for tensor in models.prunable_tensors(model)}
 
 
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_the_losses_of_the_curve_are_those_of_the_model_itself(place, architecture):
+    """Not a part of them, as where the library counts the first token of every window."""
+    config = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 16, "max_position_embeddings": 16}
+    more = {"llama": {"config": config | {"intermediate_size": 32}}, "gpt2": {}}[architecture]
+    dense = run(place, architecture=architecture, epochs=1, precision="fp32", **more)
+    curve = (dense / "history" / "curve.csv").read_text().splitlines()
+    known = dict(zip(curve[0].split(","), curve[-1].split(","), strict=True))
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(dense).eval(), AutoTokenizer.from_pretrained(dense)
+    text = (place / "data" / "text" / "validation.txt").read_text()
+    windows = training.validation_windows(training.encode(tokenizer, text), 16, 40)
+    ids = torch.stack([window["input_ids"] for window in windows])
+    with torch.no_grad():
+        logp = model(input_ids=ids).logits[:, :-1].log_softmax(-1)
+    expected = -logp.gather(-1, ids[:, 1:, None]).mean()
+    assert float(known["validation_loss"]) == pytest.approx(float(expected), rel=1e-5)
+
+
 def fetched(place, renamed=lambda name: name):
     """A small GPT-2 as the stage fetch leaves one, its tensors under other names."""
     folder = tiny.dense_folder(place / "data" / "model", tiny.gpt2())
