@@ -44,6 +44,6 @@ def growing(cache) -> list | None:
 
 
 def goes_back(cache) -> bool:
-    """Whether what was added to a cache can be taken off again (`crop`): not where a layer forgets, or keeps a state."""
+    """Whether what was added to a cache can be taken off again (`crop`): not where a layer forgets or keeps a state."""
     layers = getattr(cache, "layers", [])
     return bool(layers) and all(type(layer).__name__ == "DynamicLayer" for layer in layers)
