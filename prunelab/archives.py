@@ -57,7 +57,10 @@ def _unpack_tar(path: Path, folder: Path) -> None:
 
 def choose(folder: Path, patterns: tuple[str, ...], name: str) -> list[Path]:
     """The files below `folder` that any pattern matches, sorted; hidden ones (DVC's .gitignore) never count."""
-    matches = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+    try:
+        matches = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+    except (ValueError, NotImplementedError) as error:  # such as **.txt
+        raise InputError(f"{name}: files: {error}; expected a glob such as texts/**/*.txt") from None
     chosen = sorted(path for path in matches if not any(p.startswith(".") for p in path.relative_to(folder).parts))
     if not chosen:
         there = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
@@ -82,7 +85,7 @@ def compare(found: str, expected: str, name: str, size: int) -> None:
 def hash_listing(folder: Path, chosen: list[Path], sha256_of=files.sha256_file) -> str:
     """The sha256 of what `sha256sum` prints for these files, names relative to the folder."""
     lines = (f"{sha256_of(path)}  {path.relative_to(folder).as_posix()}\n" for path in chosen)
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()  # a name need not be UTF-8
 
 
 def wheel_licence(folder: Path) -> str | None:

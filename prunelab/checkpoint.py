@@ -26,14 +26,20 @@ SHARD_BYTES = 256_000_000  # held in memory while a variant is written
 # Beside the tensors a variant holds what the dense folder needs to be loaded: config, tokenizer, generation defaults.
 COMPANIONS = ("*.json", "*.txt", "*.model", "*.jinja")
 INT8_MARK = "int8.json"  # stands in a folder that int8.py wrote
-NOT_COMPANIONS = {"prunable.json", "sparsity.json", "manifest.json", PACKED_INDEX, "model.safetensors.index.json"}
+BUFFERS = "buffers.json"  # in the dense folder of a model that stores some: their names, which are no parameters
+NOT_COMPANIONS = {
+    "prunable.json", "sparsity.json", "manifest.json", BUFFERS, PACKED_INDEX, "model.safetensors.index.json",
+}  # fmt: skip
 
 
 class PackedWriter:
-    """Writes a variant's tensors into `folder` one by one, in shards; no more than a shard is held in memory."""
+    """Writes a variant's tensors into `folder` one by one, in shards; no more than a shard is held in memory.
 
-    def __init__(self, folder, shard_bytes: int = SHARD_BYTES):
-        self.folder, self.shard_bytes = Path(folder), shard_bytes
+    `buffers`: names of tensors that are no parameters (a router's bias, say): written, but not counted.
+    """
+
+    def __init__(self, folder, shard_bytes: int = SHARD_BYTES, buffers=()):
+        self.folder, self.shard_bytes, self.buffers = Path(folder), shard_bytes, frozenset(buffers)
         self.files: dict[str, str] = {}
         self.nbytes = self.parameters = self.nonzeros = 0
         self._tensors: dict[str, torch.Tensor] = {}
@@ -43,10 +49,11 @@ class PackedWriter:
     def add(self, name: str, tensor: torch.Tensor, keep: torch.Tensor | None = None) -> None:
         """Add a tensor; with `keep` (bool, the same shape) only the values where it is True are stored."""
         tensor = tensor.detach().cpu()
-        self.parameters += tensor.numel()
+        counts = name not in self.buffers
+        self.parameters += counts * tensor.numel()
         if keep is None:
             parts = {name: tensor.contiguous()}
-            self.nonzeros += int(tensor.count_nonzero())
+            self.nonzeros += counts * int(tensor.count_nonzero())
         else:
             keep = keep.cpu()
             values = tensor[keep]
@@ -107,6 +114,18 @@ def masks_of(folder):
         for name, shape in json.loads(handle.metadata()["shapes"]).items():
             bits = np.unpackbits(handle.get_tensor(f"{name}.bits").numpy(), count=int(np.prod(shape)))
             yield name, torch.from_numpy(bits.view(bool)).view(shape)
+
+
+def write_buffers(names: list[str], folder) -> None:
+    """Note in a dense model's folder which of its tensors are no parameters; most models have none, and no file."""
+    if names:
+        write_json(Path(folder) / BUFFERS, names)
+
+
+def buffers_of(folder) -> list[str]:
+    """What `write_buffers` noted of a dense model."""
+    path = Path(folder) / BUFFERS
+    return read_json(path) if path.exists() else []
 
 
 def copy_companions(source, target) -> None:

@@ -120,11 +120,14 @@ def _parquet(path: Path, name: str, column: str) -> Iterator[tuple[str, object]]
     except ArrowException as error:
         raise InputError(f"{name}: expected a Parquet file, found: {error}") from None
     schema = table.schema_arrow
-    is_text = column in schema.names and any(
-        check(schema.field(column).type) for check in (types.is_string, types.is_large_string)
-    )
-    if not is_text:
-        raise InputError(f"{name}: expected a text column {column!r}, found {', '.join(map(str, schema))}")
+    kind = schema.field(column).type if column in schema.names else None
+    if kind is not None and types.is_dictionary(kind):  # pandas' categories
+        kind = kind.value_type
+    if kind is None or not any(
+        is_text(kind) for is_text in (types.is_string, types.is_large_string, types.is_string_view)
+    ):
+        found = ", ".join(f"{field.name} ({field.type})" for field in schema)
+        raise InputError(f"{name}: expected a text column {column!r}, found {found}")
     number = 0
     try:
         for batch in table.iter_batches(columns=[column]):

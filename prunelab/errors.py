@@ -1,6 +1,10 @@
 """A user's mistake is told in one line; a bug of ours keeps its traceback."""
 
+import errno
 import sys
+
+# What the system refuses whatever the program does: no rights, no space, a file system that is read only.
+REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 
 
 class InputError(ValueError):
@@ -8,7 +12,7 @@ class InputError(ValueError):
 
 
 def exit_cleanly(main) -> None:
-    """Run a command's `main()`; an `InputError` becomes one line on stderr and exit code 1.
+    """Run a command's `main()`; an `InputError`, or what the system refuses, becomes one line and exit code 1.
 
     What the terminal's or a log's encoding does not have is printed as a question mark: under LC_ALL=C a stage would
     measure for an hour and then fail at the dots of its last line.
@@ -19,5 +23,12 @@ def exit_cleanly(main) -> None:
     try:
         main()
     except InputError as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
-        sys.exit(1)
+        told = str(error)
+    except OSError as error:
+        if error.errno not in REFUSED:
+            raise
+        told = f"{error.filename or 'a file'}: {error.strerror}; give it the rights or the space, or name another place"
+    else:
+        return
+    print("error: " + " ".join(told.split()), file=sys.stderr)
+    sys.exit(1)

@@ -8,7 +8,7 @@ pinned by a hash in params.yaml; what comes from the hub by its commit, where `r
 import json
 from pathlib import Path
 
-from prunelab import archives, documents, sources
+from prunelab import archives, documents, questions, sources
 from prunelab.files import sha256_file, write_json
 
 MEMORY = Path(".prunelab/hashes.json")  # of files that did not change since: a model of 14 GB takes half a minute
@@ -28,8 +28,14 @@ def of_sources(fetch) -> dict[str, str | None]:
 
 
 def of_questions(names: list[str]) -> dict[str, str]:
-    """The sha256 of every file of questions among the tasks `names`. Raises InputError for one that is not there."""
-    return {name: _sha256(sources.local(name)) for name in names if name.endswith(".jsonl")}
+    """The sha256 of every file of questions among the tasks `names`.
+
+    Raises InputError for one that is not there, or holds what is no question: now, not when a model was trained.
+    """
+    places = {name: sources.local(name) for name in names if name.endswith(".jsonl")}
+    for place in places.values():
+        questions.read_questions(place)
+    return {name: _sha256(place) for name, place in places.items()}
 
 
 def _of_source(source, default: tuple[str, ...]) -> str | None:
@@ -38,7 +44,7 @@ def _of_source(source, default: tuple[str, ...]) -> str | None:
     place = sources.local(source.name)
     if place.is_file():
         return _sha256(place)
-    chosen = archives.choose(place, (source.files,) if source.files else default, source.name)
+    chosen = archives.choose(place, sources.patterns(source, default), source.name)
     return archives.hash_listing(place, chosen, _sha256)
 
 

@@ -11,6 +11,7 @@ import pickle
 import re
 import sys
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ from prunelab.tensors import Tensors, stored_dtype, weight_files
 # of them, but not for every name that a checkpoint without its model's prefix gives them.
 MASK = re.compile(r"(^|\.)(attn|attention|self_attention|self_attn)\.(attention\.)?(bias|masked_bias)$")
 COMPUTED = re.compile(r"rotary_emb\.inv_freq$|(^|\.)position_ids$")
+REFUSED = re.compile(r"WeightsUnpickler error: (.*?)(?:\.? Please use |\.? Check the doc|$)")  # of torch's page on it
 LONGEST = 240  # characters of the library's reason in an error
 WRAPPERS = {"_orig_mod.": "torch.compile", "module.": "DataParallel"}
 
@@ -63,15 +65,21 @@ def of_pickled(folder, name):
     try:
         for path in sorted(Path(folder).glob("pytorch_model*.bin")):
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+            if foreign := [key for key, value in state.items() if not torch.is_tensor(value)]:
+                raise ValueError(f"{foreign[0]!r}, which is a {type(state[foreign[0]]).__name__}")
             shapes |= {key: (list(value.shape), value.dtype) for key, value in state.items()}
     except (pickle.UnpicklingError, RuntimeError, ValueError, KeyError, EOFError, OSError, AttributeError) as error:
-        found = _in_one_line(error)
+        # The page around the reason advises to run what the file holds.
+        refused = REFUSED.search(" ".join(str(error).split()))
+        found = refused[1] if refused else _in_one_line(error)
         raise InputError(
             f"{name}: expected pickled weights that hold tensors and nothing else, found: {found}"
         ) from error
     floats = Counter()
     for shape, dtype in shapes.values():
         floats[dtype] += torch.Size(shape).numel() if dtype.is_floating_point else 0
+    if not floats.total():
+        raise InputError(f"{name}: expected pickled weights, found none in floating point")
     dtype = floats.most_common(1)[0][0]
     return _checked(
         name, lambda key: shapes[key][0], lambda: _from_pretrained(folder, use_safetensors=False, dtype=dtype)
@@ -140,6 +148,12 @@ def state_names(model, untied: list[tuple[str, str]] = ()) -> list[str]:
     return [name for name in model.state_dict() if name not in tied]
 
 
+def buffers(model) -> list[str]:
+    """The tensors that a file of `model` holds and that are no parameters: a router's balance, say."""
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    return [name for name in model.state_dict() if name not in parameters]
+
+
 def untied(folder, model) -> list[tuple[str, str]]:
     """(target, source) of tensors that `model`'s config ties while the files in `folder` hold two different ones.
 
@@ -160,12 +174,24 @@ def untied(folder, model) -> list[tuple[str, str]]:
 
 @torch.inference_mode()
 def require_causal(model, name) -> None:
-    """Raises InputError where a later token changes what the model predicts before it: no loss of it means anything."""
+    """Raises InputError where a later token changes what the model predicts before it: no loss of it means anything.
+
+    The same for a model that cannot run at all, or predicts what is no number.
+    """
     ids = torch.arange(1, 9, device=model.device)[None] % model.get_input_embeddings().num_embeddings
     other = ids.clone()
     other[0, -1] = 0
-    one, two = (model(input_ids=tokens, use_cache=False).logits[0, :-1].float() for tokens in (ids, other))
-    if not torch.allclose(one, two, rtol=1e-2, atol=1e-2 * float(one.abs().max()), equal_nan=True):
+    try:
+        one, two = (model(input_ids=tokens, use_cache=False).logits[0, :-1].float() for tokens in (ids, other))
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, NotImplementedError) as error:
+        reason = _in_one_line(error)
+        raise InputError(f"{name}: {type(model).__name__} cannot run with its config.json: {reason}") from error
+    if one.isnan().any():
+        raise InputError(
+            f"{name}: expected a model that predicts numbers, found nan: its weights hold nan or are too large for "
+            f"{str(model.dtype).removeprefix('torch.')}"
+        )
+    if not torch.allclose(one, two, rtol=1e-2, atol=1e-2 * float(one.abs().max())):
         raise InputError(
             f"{name}: expected a causal language model, found that a later token changes the predictions before it "
             f"({type(model).__name__}; an encoder, or is_decoder: false in its config.json)"
@@ -276,6 +302,8 @@ def tokenizer_of(folder, name, **special):
             reason = _in_one_line(error)
             if "trust_remote_code" in str(error):
                 reason = "it needs Python code of its own, which is never run"
+            elif any(Path(folder).glob("*.model")) and not find_spec("sentencepiece"):
+                reason = "one in SentencePiece's format only; pip install sentencepiece, or add its tokenizer.json"
             raise InputError(f"{name}: expected a tokenizer that transformers can load, found: {reason}") from error
     if not tokenizer.is_fast:
         raise InputError(

@@ -159,6 +159,10 @@ class Settings(Section):
         }
         for key, (named, known) in lists.items():
             for identifier in named:
+                if identifier in self.references() and identifier not in known:
+                    raise ValueError(
+                        f"{key}: {identifier!r} is a row to compare with, which it cannot take; name dense"
+                    )
                 if identifier not in known:
                     raise ValueError(f"{key}: {identifier!r} is not in this study{nearest(identifier, known)}")
         sparse = [i for i in self.recover.variants if variants.parse(i).method in METHODS]

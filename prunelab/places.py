@@ -4,6 +4,7 @@ A folder that is written as a whole carries a mark, the names of all files in it
 nothing else; any other folder with something in it belongs to somebody.
 """
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -21,16 +22,21 @@ SIGNS = {
     "delivery.json": '"model_sha256"',
     "loss_vs_sparsity.csv": "series,rate,sparsity_percent,loss",
 }
+# Put into every folder that is looked at by the file managers of macOS and Windows.
+NOBODYS = {".DS_Store", "Thumbs.db", "desktop.ini"}
 
 
 def check_folder(path, *inputs) -> None:
     """Raises InputError unless `path` may become, as a whole, a folder of results. Nothing is touched.
 
     It may not exist, be empty, or be one that was written here and has nothing added to it. It is neither the current
-    folder nor the home folder nor above them, no link, and not one of `inputs`, nor does it hold one of them.
+    folder nor the home folder nor above them, no link, and not one of `inputs`, nor does it hold one of them, nor does
+    it lie in another that was written here.
     """
     path = Path(path)
-    _refuse(path, _link(path) or _everybodys(path) or _read_from(path, inputs) or _somebodys(path))
+    with _seen(path):
+        found = _link(path) or _everybodys(path) or _read_from(path, inputs) or _part_of(path) or _somebodys(path)
+    _refuse(path, found)
 
 
 def check_shared(path, *inputs) -> None:
@@ -40,8 +46,10 @@ def check_shared(path, *inputs) -> None:
     `inputs`.
     """
     path = Path(path)
-    same = next((f"{one}, which is read from" for one in map(Path, inputs) if _same(path.resolve(), one)), None)
-    _refuse(path, _everybodys(path) or same)
+    with _seen(path):
+        same = next((f"{one}, which is read from" for one in map(Path, inputs) if _same(path.resolve(), one)), None)
+        found = _everybodys(path) or same
+    _refuse(path, found)
 
 
 def check_json(path, key: str) -> None:
@@ -55,12 +63,26 @@ def check_json(path, key: str) -> None:
 
 
 def check_file(path) -> None:
-    """Raises InputError unless `path` may be the name of a file: it is no folder, and above it are only folders."""
+    """Raises InputError unless `path` may be the name of a file: it is no folder, and above it are only folders.
+
+    Nor is it a device: /dev/null would be replaced by a file.
+    """
     path = Path(path)
-    if path.is_dir():
-        raise InputError(f"{path}: expected the name of a file to write, found a folder; name a file in it")
-    if found := _blocked(path):
+    with _seen(path):
+        if path.is_dir():
+            raise InputError(f"{path}: expected the name of a file to write, found a folder; name a file in it")
+        found = "a device or pipe" if path.exists() and not path.is_file() else _blocked(path)
+    if found:
         raise InputError(f"{path}: expected the name of a file to write, found {found}; name another")
+
+
+@contextlib.contextmanager
+def _seen(path: Path):
+    """What the system says of a name it takes for none, or of a folder that it shows to others only, as one line."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: can't be looked at ({error.strerror}); name another place") from None
 
 
 def is_ours(folder: Path) -> bool:
@@ -99,8 +121,8 @@ def _everybodys(path: Path) -> str | None:
             return f"the {name} folder"
         if any(_same(place, parent) for parent in one.resolve().parents):
             return f"a folder above the {name} folder"
-    if path.exists() and not path.is_dir():
-        return "a file"
+    if os.path.lexists(path) and not path.is_dir():
+        return "a file" if path.exists() else _link(path)
     return _blocked(path)
 
 
@@ -119,6 +141,12 @@ def _read_from(path: Path, inputs) -> str | None:
             if any(_same(place, parent) for parent in where.parents):
                 return f"that {one}, which is read from, lies in it"
     return None
+
+
+def _part_of(path: Path) -> str | None:
+    """The folder around it that is replaced as a whole, and would hold something of another's from now on."""
+    whole = next((parent for parent in path.resolve().parents if (parent / MARK).exists()), None)
+    return f"that {whole} was written as a whole and lies above it" if whole else None
 
 
 def _same(one: Path, other: Path) -> bool:
@@ -154,7 +182,7 @@ def _names(folder: Path) -> list[str]:
     for where, folders, names in os.walk(folder, onerror=_unreadable):
         inside = Path(where).relative_to(folder)
         links = [name for name in folders if (Path(where) / name).is_symlink()]
-        found += [(inside / name).as_posix() for name in (*names, *links)]
+        found += [(inside / name).as_posix() for name in (*names, *links) if name not in NOBODYS]
     return sorted(found)
 
 

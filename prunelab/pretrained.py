@@ -14,6 +14,7 @@ from prunelab.errors import InputError
 from prunelab.tensors import INDEX, WEIGHTS
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
+POINTER = b"version https://git-lfs"  # how a file begins that git has left where it is
 
 
 def prepare(source, out: Path) -> dict:
@@ -28,6 +29,7 @@ def prepare(source, out: Path) -> dict:
             brought = sources.bring(
                 source, Path(scratch), (*sources.MODEL_FILES, *sources.PICKLED_FILES), repo_type="model"
             )
+        _check_pointers(source.name, brought.files)
         pickled = [path for path in brought.files if path.name.startswith("pytorch_model") and path.suffix == ".bin"]
         if len(ggufs) == 1 and not configs:
             called = _dequantize(ggufs[0], out)
@@ -78,8 +80,15 @@ def _convert(name: str, folder: Path, chosen: list[Path], out: Path) -> None:
     loading.save(loading.of_pickled(folder, name), out, published=True)  # with its config
 
 
+def _check_pointers(name: str, chosen: list[Path]) -> None:
+    for path in chosen:
+        with open(path, "rb") as file:
+            if file.read(len(POINTER)) == POINTER:
+                raise InputError(f"{name}: expected {path.name}, found git-lfs's pointer to it; run: git lfs pull")
+
+
 def _check_tokenizer(name: str, there: set[str]) -> None:
-    if not there & set(TOKENIZER_FILES):
+    if not there & set(TOKENIZER_FILES) and not any(file.endswith(".model") for file in there):
         raise InputError(
             f"{name}: expected a tokenizer ({', '.join(TOKENIZER_FILES)}), found {', '.join(sorted(there))}"
         )

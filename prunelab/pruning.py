@@ -13,7 +13,7 @@ from safetensors.torch import safe_open
 
 from prunelab import decisions, scores, variants
 from prunelab.calibration import Calibration
-from prunelab.checkpoint import PackedWriter, copy_companions
+from prunelab.checkpoint import PackedWriter, buffers_of, copy_companions
 from prunelab.decisions import Plan
 from prunelab.errors import InputError
 from prunelab.files import read_json, whole_directory, write_json
@@ -72,7 +72,7 @@ def prune(dense, out, plan: Plan, calibration: Calibration | None = None, decide
     # A score that only looks at weights has a PruneRate: every score in standard deviations of its tensor.
     in_sigmas = [] if method.needs is None and method.score != "random" and not method.trains else None
     with whole_directory(out) as partial:
-        writer = PackedWriter(partial)
+        writer = PackedWriter(partial, buffers=buffers_of(dense))
         for tensor, keep, values, weight in decided:
             writer.add(tensor["name"], kept[tensor["name"]] if weight is None else weight, keep)
             zeros = int(keep.numel() - keep.sum())

@@ -89,7 +89,7 @@ def _write(model, masks: dict, folder: Path) -> dict:
         loading.save(model, folder)
         nonzeros = sum(int(parameter.count_nonzero()) for parameter in model.parameters())
         return {"nonzero_parameters": nonzeros, "packed_bytes": Tensors(folder).nbytes}
-    writer = PackedWriter(folder)
+    writer = PackedWriter(folder, buffers=loading.buffers(model))
     state = model.state_dict()
     for tensor_name in loading.state_names(model):
         writer.add(tensor_name, state[tensor_name], masks.get(tensor_name))

@@ -5,6 +5,7 @@ What sections must agree on with each other is checked in params.py, which reads
 
 import math
 import re
+from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -35,7 +36,7 @@ class Source(Section):
     """Where a text or a model comes from."""
 
     kind: Literal["wheel", "url", "hub", "path"]
-    name: str  # name==version | URL | data set or model id | file, folder or archive
+    name: Annotated[str, Field(min_length=1)]  # name==version | URL | data set or model id | file, folder or archive
     sha256: str | None = None  # needed for a wheel and a URL; of a folder or hub source that of its `sha256sum` listing
     files: str | None = None  # which of its files, a glob; null: those that look like text, or like a model
     revision: str | None = None  # hub: a branch, tag or commit
@@ -275,6 +276,17 @@ class Tasks(Section):
     names: Annotated[list[Annotated[str, Field(min_length=1)]], AfterValidator(distinct)]
     limit: Count | None
     shots: Whole | None
+
+    @model_validator(mode="after")
+    def _can_be_told_apart(self):
+        for name in self.names:
+            if re.search(r"\.(json|jsonl|ndjson|csv|tsv|parquet|txt|gz)$", name.lower()) and not name.endswith(
+                ".jsonl"
+            ):
+                raise ValueError(f"names: {name!r} is no task; the name of a file of questions ends in .jsonl")
+        if len({PurePath(name).name.removesuffix(".jsonl") for name in self.names}) < len(self.names):
+            raise ValueError(f"names: two tasks of one name among {self.names}; give one of the files another name")
+        return self
 
 
 class Quality(Section):

@@ -50,10 +50,10 @@ def bring(source, scratch: Path, default_files: tuple[str, ...], repo_type: str)
     downloaded; `repo_type` is what the name means on the hub: "dataset" or "model". `facts["sha256"]` is that of the
     one file that was downloaded or named; of several files (folder, hub) that of their `sha256sum` listing.
     """
-    patterns = _patterns(source, default_files)
+    asked = patterns(source, default_files)
     revision, licence = source.revision, source.licence
     if source.kind == "hub":
-        folder, revision, found_licence = _hub(source, patterns, repo_type)
+        folder, revision, found_licence = _hub(source, asked, repo_type)
         licence = licence or found_licence
     elif revision is not None:
         raise InputError(f"{source.name}: revision {revision!r} belongs to a hub source, found kind: {source.kind}")
@@ -71,9 +71,9 @@ def bring(source, scratch: Path, default_files: tuple[str, ...], repo_type: str)
         licence = licence or archives.wheel_licence(folder)
         if folder == whole.parent and source.files is not None:
             raise InputError(f"{source.name}: expected a folder or archive for files: {source.files}, found one file")
-        chosen = [whole] if folder == whole.parent else archives.choose(folder, patterns, source.name)
+        chosen = [whole] if folder == whole.parent else archives.choose(folder, asked, source.name)
     else:
-        chosen = archives.choose(folder, patterns, source.name)
+        chosen = archives.choose(folder, asked, source.name)
         sha256, size = archives.hash_listing(folder, chosen), sum(path.stat().st_size for path in chosen)
         if source.sha256 is not None:
             archives.compare(sha256, source.sha256, f"{source.name} ({len(chosen)} files)", size)
@@ -81,7 +81,8 @@ def bring(source, scratch: Path, default_files: tuple[str, ...], repo_type: str)
     return Brought(folder, chosen, facts | {"sha256": sha256, "bytes": size, "licence": licence})
 
 
-def _patterns(source, default_files: tuple[str, ...]) -> tuple[str, ...]:
+def patterns(source, default_files: tuple[str, ...]) -> tuple[str, ...]:
+    """The globs that choose its files. Raises InputError for one that leads out of the source."""
     if source.files is None:
         return default_files
     if source.files.startswith("/") or ".." in Path(source.files).parts or not source.files.strip():

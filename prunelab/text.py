@@ -65,9 +65,11 @@ def divide(whole: list[Document], split, name: str) -> dict[str, list[Document]]
     expected = PARTS[: 2 if "test" not in parts else 3]
     empty = [part for part in expected if not any(document.text.strip() for document in parts.get(part, []))]
     if empty:
+        once = len({document.text for document in whole})
+        alike = f", {once} of them different," if split.by == "document" and once < len(whole) else ""
         raise InputError(
-            f"{name}: expected text in {', '.join(expected)}, found none for {', '.join(empty)} when "
-            f"{len(whole)} documents ({sum(len(one.text) for one in whole)} characters) are split by {split.by}; "
+            f"{name}: expected text in {', '.join(expected)}, found none for {', '.join(empty)} when {len(whole)} "
+            f"documents ({sum(len(one.text) for one in whole)} characters){alike} are split by {split.by}; "
             "give it more text or another split"
         )
     return parts

@@ -20,7 +20,7 @@ import transformers
 from safetensors.torch import save_file
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, set_seed
 
-from prunelab import loading, models
+from prunelab import checkpoint, loading, models
 from prunelab.characters import character_tokenizer
 from prunelab.errors import InputError
 from prunelab.files import read_json, read_text, sha256_file, write_json
@@ -122,6 +122,7 @@ def run(settings, data: Path, out: Path, seed: int, callbacks=()) -> None:
     if train.start == "fetched" and (manifest := _fetched(data) / "manifest.json").exists():
         shutil.copyfile(manifest, out / "manifest.json")  # whose weights these were, and their licence
     write_json(out / "prunable.json", models.prunable_tensors(model))
+    checkpoint.write_buffers(loading.buffers(model), out)
     shutil.rmtree(work)
 
 
@@ -156,6 +157,7 @@ def take(folder: Path, context: int, out: Path) -> None:
     if not (out / "tokenizer.json").exists():
         loading.tokenizer_of(folder, folder).save_pretrained(out)
     write_json(out / "prunable.json", tensors)
+    checkpoint.write_buffers(loading.buffers(model), out)
 
 
 def _check_context(context: int, model) -> None:

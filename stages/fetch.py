@@ -27,6 +27,8 @@ def main(argv: list[str] | None = None) -> None:
     fetch = settings.fetch
     wanted = [source for source in (fetch.text, fetch.calibration, fetch.model) if source is not None]
     local = [Path(source.name).expanduser() for source in wanted if source.kind == "path"]
+    for source in (fetch.text, fetch.calibration):
+        require_apart(source, arguments.out)
     with energy.stage_meter("fetch", arguments.energy), files.whole_directory(arguments.out, *local) as out:
         print(f"text: {fetch.text.kind} {fetch.text.name}", flush=True)
         manifest = text.prepare(fetch.text, fetch.split, out / "text")
@@ -45,6 +47,18 @@ def main(argv: list[str] | None = None) -> None:
             print(f"  {manifest['model']}: {manifest['parameters_stored']:,} parameters", flush=True)
             for remark in (*manifest["remarks"], *unused(settings.train, manifest["model_type"])):
                 print(f"  {remark}", flush=True)
+
+
+def require_apart(source, out: Path) -> None:
+    """Raises InputError for a local folder of texts that holds `out`: the next run would read this one's texts too."""
+    if source is None or source.kind != "path" or source.files is not None:  # who names files means these
+        return
+    place = Path(source.name).expanduser().resolve()
+    if place.is_dir() and out.resolve().is_relative_to(place):
+        raise errors.InputError(
+            f"{source.name}: expected a folder of texts, found that {out}, where fetched ones are written, lies in it; "
+            "put the texts into a folder of their own, or say with `files` which are meant"
+        )
 
 
 def unused(train, model_type: str) -> list[str]:

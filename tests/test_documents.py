@@ -178,3 +178,22 @@ def test_a_parquet_file_that_was_cut_is_told_in_a_line(tmp_path):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(InputError, match=r"rows\.parquet: expected a whole Parquet file"):
         read(tmp_path)
+
+
+def test_every_way_in_which_parquet_stores_texts_is_read_and_others_are_named(tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    def written(texts):
+        parquet.write_table(pyarrow.table({"text": texts}), tmp_path / "a.parquet")
+
+    words = ["one", "two\r\n", "one"]
+    plain = pyarrow.array(words)
+    for texts in (plain, plain.cast(pyarrow.large_string()), pyarrow.array(words, pyarrow.string_view())):
+        written(texts)
+        assert [document.text for document in read(tmp_path)] == ["one", "two\n", "one"]
+    written(plain.dictionary_encode())  # pandas' categories
+    assert [document.text for document in read(tmp_path)] == ["one", "two\n", "one"]
+    written(pyarrow.array([b"one"]))
+    with pytest.raises(InputError, match=r"a\.parquet: expected a text column 'text', found text \(binary\)$"):
+        read(tmp_path)

@@ -25,3 +25,13 @@ def test_a_mistake_is_one_line_in_any_locale(variables):
     main = r"def main(): raise errors.InputError('caf\u00e9:\n no such study')"
     done = run(f"{main}\nerrors.exit_cleanly(main)", **variables)
     assert done.returncode == 1 and done.stderr == b"error: caf?: no such study\n"
+
+
+def test_what_the_system_refuses_is_one_line_and_a_bug_keeps_its_traceback():
+    def ended_with(number: str):
+        return run(f"def main(): raise OSError(errors.errno.{number}, 'Told', 'a/b')\nerrors.exit_cleanly(main)")
+
+    for number in ("EACCES", "ENOSPC", "EROFS"):
+        done = ended_with(number)
+        assert done.returncode == 1 and done.stderr.startswith(b"error: a/b: Told; ") and done.stderr.count(b"\n") == 1
+    assert b"Traceback" in ended_with("EISDIR").stderr

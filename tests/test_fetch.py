@@ -108,6 +108,22 @@ def test_a_mistake_is_one_line_and_leaves_what_was_there(tmp_path, change, messa
     assert {name: (tmp_path / name).read_bytes() for name in everything(tmp_path) if name != "params.yaml"} == before
 
 
+def test_a_folder_of_texts_that_holds_what_fetch_writes_is_refused_at_once(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mine.txt").write_text("one line of mine\n" * 50)
+    split = {"by": "position", "validation_percent": 20, "test_percent": 20, "seed": 0}
+    for name in ("data", "."):
+        study(tmp_path, text={"kind": "path", "name": name}, split=split)
+        done = fetch(tmp_path)
+        assert done.returncode == 1 and done.stderr.startswith(
+            f"error: {name}: expected a folder of texts, found that data/fetched"
+        )
+    study(tmp_path, text={"kind": "path", "name": "data", "files": "*.txt"}, split=split)
+    for _ in range(2):
+        assert fetch(tmp_path).returncode == 0
+    assert json.loads((tmp_path / "data/fetched/text/manifest.json").read_text())["documents"] == 1
+
+
 def test_a_model_that_is_refused_leaves_no_text_behind_either(tmp_path):
     study(tmp_path, text=plays(tmp_path), model={"kind": "path", "name": "no-model"})
     done = fetch(tmp_path)

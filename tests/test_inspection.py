@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from prunelab import checkpoint, inspection, pretrained, training
+from prunelab import checkpoint, inspection, loading, pretrained, training
 from prunelab.errors import InputError
 from prunelab.params import Source
 from tests import tiny
@@ -266,3 +266,50 @@ def test_a_tokenizer_in_older_files_becomes_a_tokenizer_json_with_the_same_token
     text = "the king loves all men"
     assert (dense / "tokenizer.json").exists()
     assert AutoTokenizer.from_pretrained(dense)(text)["input_ids"] == bpe.encode(text).ids
+
+
+def not_a_number(tensors):
+    return tensors | {"model.norm.weight": torch.full((32,), float("nan"))}
+
+
+def test_a_model_that_predicts_no_numbers_is_told_before_it_is_scored(tmp_path):
+    folder = tiny.published(tmp_path / "model", tensors=not_a_number)
+    told = "expected a model that predicts numbers, found nan: its weights hold nan or are too large for float32"
+    with pytest.raises(InputError, match=told):
+        loading.require_causal(loading.of_folder(folder), folder)
+
+
+def test_a_model_that_cannot_run_is_told_before_it_is_scored(tmp_path):
+    shape = {key: value for key, value in tiny.LLAMA.items() if key != "num_key_value_heads"}
+    folder = tiny.published(tmp_path / "model", "roberta", **shape, is_decoder=True)  # it counts from its padding
+    with pytest.raises(
+        InputError, match="RobertaForCausalLM cannot run with its config.json: ne.. received an invalid"
+    ):
+        loading.require_causal(loading.of_folder(folder), folder)
+
+
+def test_buffers_that_the_class_keeps_are_in_every_variant_and_in_no_count(tmp_path):
+    from prunelab import pruning, variants
+    from prunelab.decisions import Plan
+
+    settings = {
+        **tiny.LLAMA, "num_key_value_heads": 4, "moe_intermediate_size": 16, "n_routed_experts": 4,
+        "n_shared_experts": 1, "num_experts_per_tok": 2, "q_lora_rank": 16, "kv_lora_rank": 16,
+        "qk_rope_head_dim": 8, "qk_nope_head_dim": 8,
+        "v_head_dim": 8, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1,
+    }  # fmt: skip
+    balance = "model.layers.1.mlp.gate.e_score_correction_bias"
+    folder = tiny.published(
+        tmp_path / "model", "deepseek_v3", tensors=lambda found: found | {balance: torch.arange(4.0)}, **settings
+    )
+    dense = taken(folder, tmp_path)
+    record = pruning.prune(
+        dense, tmp_path / "magnitude-50", Plan(variants.parse("magnitude-50"), "uniform", "blocks", "last", 0)
+    )
+    model = checkpoint.load(tmp_path / "magnitude-50")
+    assert torch.equal(model.get_buffer(balance), torch.arange(4.0))
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    assert record["parameters"] == parameters == inspection.look(folder, "mine").parameters_stored
+    assert record["nonzero_parameters"] == sum(int(parameter.count_nonzero()) for parameter in model.parameters())
+    assert record["sparsity_all"] == sum(layer["zeros"] for layer in record["layers"]) / parameters
+    assert json.loads((dense / "buffers.json").read_text()) == [balance, balance.replace(".1.", ".2.")]

@@ -64,6 +64,15 @@ def test_a_local_file_that_is_gone_is_named(tmp_path, monkeypatch):
         inputs.of_questions(["questions/x.jsonl", "arc_easy"])
 
 
+def test_what_is_no_question_and_no_glob_is_told_before_anything_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.jsonl").write_text('{"query": "the king", "choices": ["a"], "gold": 0}\n')
+    with pytest.raises(InputError, match=r"x\.jsonl, line 1: expected `choices` to be a list of at least two"):
+        inputs.of_questions(["x.jsonl"])
+    with pytest.raises(InputError, match="files: expected a glob inside ."):
+        inputs.of_sources(fetch(text=source(name=".", files="/texts/*.txt")))
+
+
 def test_an_edited_file_of_questions_is_refused_until_dense_is_asked_again(study):  # noqa: F811
     rows = [{"query": "ab", "choices": ["c d", "e f"], "gold": 0} for _ in range(4)]
     Path("questions").mkdir()

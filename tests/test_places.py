@@ -54,6 +54,7 @@ def written(path, *names: str) -> Path:
         ("notes.txt", "a file"),
         ("notes.txt/out", "that notes.txt is a file"),
         ("nowhere/out", "that nowhere is a file"),
+        ("/dev/null", "a file"),
     ],
 )
 def test_a_place_that_is_nobodys_result_is_refused_and_untouched(project, tmp_path, out, found):
@@ -134,6 +135,43 @@ def test_a_shared_folder_may_hold_others_files_but_is_none_of_these_places(proje
             places.check_shared(out)
     with pytest.raises(InputError, match="found results/dense, which is read from"):
         places.check_shared("results/dense", "results/dense")
+
+
+def test_no_place_inside_a_folder_that_is_replaced_as_a_whole(project):
+    written("models/v", "config.json")
+    for out in ("models/v/plain", "models/v/a/b"):
+        with pytest.raises(InputError, match="models/v was written as a whole and lies above it"):
+            places.check_folder(out)
+    places.check_folder("models/plain", "models")  # the delivered model lies among the models
+
+
+def test_what_file_managers_leave_behind_is_nobodys(project):
+    written("models/v", "config.json")
+    (project / "models/v/.DS_Store").touch()
+    written("models/v", "other.json")
+    assert listing(project / "models") == {"v", "v/other.json", f"v/{places.MARK}"}
+
+
+def test_a_device_is_not_replaced_by_a_file(project):
+    os.mkfifo("pipe")
+    for out in ("/dev/null", "pipe"):
+        for refused in (lambda path: places.check_json(path, "id"), lambda path: write_json(path, {})):
+            with pytest.raises(
+                InputError, match=f"{out}: expected the name of a file to write, found a device or pipe"
+            ):
+                refused(out)
+    assert Path("/dev/null").is_char_device() and Path("pipe").is_fifo()
+
+
+def test_a_name_that_the_system_refuses_is_told_in_a_line(project):
+    for refused in (places.check_folder, places.check_shared, places.check_file):
+        with pytest.raises(InputError, match=r"n: can't be looked at \(File name too long\); name another place"):
+            refused("n" * 300)
+
+
+def test_a_link_that_leads_nowhere_is_no_folder_for_results(project):
+    with pytest.raises(InputError, match="nowhere: .* found a link to gone"):
+        places.check_shared("nowhere")
 
 
 def test_a_file_of_results_replaces_neither_a_folder_nor_another_file(project):

@@ -360,3 +360,18 @@ def test_a_cache_that_cannot_be_written_is_told(ask_hub, tmp_path):
 )
 def test_an_address_that_cannot_be_asked_is_named(tmp_path, name, told):
     assert told in refusal(Text(kind="url", name=name, sha256=OTHER_HASH), tmp_path)
+
+
+def test_a_name_that_is_no_utf_8_is_hashed_as_sha256sum_prints_it(tmp_path):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    with open(os.fsencode(folder) + b"/caf\xe9.txt", "wb") as file:
+        file.write(b"one")
+    brought = bring(Text(kind="path", name=str(folder)), tmp_path)
+    line = f"{hashlib.sha256(b'one').hexdigest()}  ".encode() + b"caf\xe9.txt\n"
+    assert brought.facts["sha256"] == hashlib.sha256(line).hexdigest()
+
+
+def test_a_glob_that_is_none_is_told(tmp_path):
+    with pytest.raises(InputError, match=r"files: .*expected a glob such as texts/\*\*/\*\.txt"):
+        archives.choose(tmp_path, ("**.txt/**a",), "texts")

@@ -232,11 +232,6 @@ def test_words_of_which_a_tokenizer_leaves_nothing_are_refused_by_line():
         check("中文", ["a", "b"])
 
 
-def test_two_files_of_one_name_are_refused():
-    with pytest.raises(InputError, match="two tasks of one name"):
-        zeroshot.evaluate(None, None, ["a/quiz.jsonl", "b/quiz.jsonl"], limit=None, shots=None, batch=4)
-
-
 @pytest.mark.slow
 def test_a_task_that_lm_eval_does_not_know_gets_its_nearest_names():
     with pytest.raises(InputError, match="no task 'arc_eesy'; nearest: arc_easy"):
