@@ -26,8 +26,9 @@ study: .venv/installed
 
 test: .venv/installed lint test-fast test-slow
 
+# One process a core, each computing with one thread: threads that share a core wait for each other.
 test-fast: .venv/installed
-	python -m pytest -q -m "not slow"
+	OMP_NUM_THREADS=1 python -m pytest -q -m "not slow" -n auto --dist loadfile
 
 test-slow: .venv/installed
 	python -m pytest -q -m slow

@@ -8,7 +8,10 @@ The YAML is read as DVC reads it (version 1.2: `1e-3` is a number, `on` is a wor
 """
 
 import argparse
+import hashlib
+import json
 import re
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +21,7 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_va
 from prunelab import variants
 from prunelab.errors import InputError, exit_cleanly
 from prunelab.fields import Section, Seed, distinct, nearest
+from prunelab.files import write_json
 from prunelab.methods import METHODS, STRUCTURES, allocation_of
 from prunelab.sections import (
     Calibrate,
@@ -40,6 +44,8 @@ from prunelab.sections import (
 __all__ = ["Settings", "Source", "Split", "Text", "check", "load", "main"]
 
 # Packages that are extras, and the settings that cannot do without them.
+TRIALS = Path(".prunelab/trials.json")  # a stage or a second run need not try the same model again
+TRIALS_KEPT = 20
 EXTRAS = {
     "int8": ("torchao",),
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
@@ -237,10 +243,27 @@ def check(settings: Settings) -> None:
     countries = DataSource().get_global_energy_mix_data()
     if (country := settings.energy.country) not in countries:
         raise InputError(f"energy.country: CodeCarbon knows no {country!r}{nearest(country, countries)}")
-    if settings.train.start == "random":
+    if settings.train.start == "random" and (known := _trial_key(settings)) not in (passed := _trials_passed()):
         from prunelab import trial  # here, because the library that it builds models with takes seconds to import
 
         trial.run(settings)
+        write_json(TRIALS, [*passed[-TRIALS_KEPT:], known])
+
+
+def _trial_key(settings: Settings) -> str:
+    """The hash of all that a trial looks at: where it came from and what is told of it decides nothing."""
+    asked = settings.model_dump(mode="json", exclude={"study", "fetch", "energy", "report", "export", "runtimes"})
+    versions = [version(name) for name in ("prunelab", "torch", "transformers")]
+    return hashlib.sha256(json.dumps([asked, versions], sort_keys=True).encode()).hexdigest()
+
+
+def _trials_passed() -> list[str]:
+    """The keys of trials that were passed in this folder; without them the next one only takes its seconds again."""
+    try:
+        known = json.loads(TRIALS.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return known if isinstance(known, list) else []
 
 
 def _explain(error: dict) -> str:

@@ -66,7 +66,7 @@ Prunable are the `Linear` and `Conv1D` layers of the blocks; the fused experts o
 no mask, no width and no int8 touches them. What is equal to what, by column:
 
 - **trained here**: the folder's parameters and the trainer's at the end, to the bit; the losses of all evaluations and
-  those of a plain loop over the same windows, 1e-4. **fetched**: every parameter and the published one, to the bit.
+  those of a plain loop over the same windows, 1e-5. **fetched**: every parameter and the published one, to the bit.
 - **masks**: `magnitude-50`, every parameter, to the bit, and the counts of `sparsity.json`.
 - **calibrated**: `wanda-50` and `taylor-50`: which half stays (scores within 1e-4 of each other may go either way) and
   every value, to the bit; `sparsegpt-50`: every value, 1e-4 of the largest.
@@ -77,7 +77,8 @@ no mask, no width and no int8 touches them. What is equal to what, by column:
   one in which units are silenced or a block is passed by, in float64, 1e-5 of the largest; and what went.
 - **int8**: logits of the folder and of the model quantised in memory, to the bit; and of fp32, {int8:.0%} by norm
   (of the median token).
-- **ONNX**: logits of a prompt three windows long, and of pieces behind pasts of four lengths, 1e-3 of the largest.
+- **ONNX**: logits of a prompt three windows long, and of pieces behind pasts of four lengths, 1e-3 of the largest
+  (of one block, where all are alike).
 - **recovery**: a mask's zeros, to the bit; the loss after a few steps from the teacher and a plain loop's, 1e-4.
 - **MACs**: of one token: linear layers, attention over what it sees, the experts it uses: the same number. "Unknown"
   is a refusal.
@@ -199,17 +200,17 @@ def _fetched(name: str) -> checks.Case:
 
 
 def _write_text(folder: Path) -> None:
-    """Three parts. Validation has letters that train has not, so its loss grows in training: the best isn't last."""
+    """Three parts. In validation every other letter is none of train's: its loss grows, so the best is not the last."""
     folder.mkdir()
     words = ["the", "king", "of", "all", "men", "loves", "green", "fields", "and", "says", "nothing", "but", "truth"]
     generator = torch.Generator().manual_seed(0)
-
-    def said(count: int, chosen: list[str]) -> str:
-        picks = torch.randint(len(chosen), (count,), generator=generator)
-        return " ".join(chosen[pick] for pick in picks.tolist())
-
-    for part, count, chosen in (("train", 900, words), ("validation", 200, ["jazz", "vex"]), ("test", 200, words)):
-        (folder / f"{part}.txt").write_text(said(count, chosen), encoding="utf-8")
+    for part, count, chosen, between in (
+        ("train", 900, words, " "),
+        ("validation", 200, ["jawhqt", "zexncl"], ""),
+        ("test", 200, words, " "),
+    ):
+        picks = torch.randint(len(chosen), (count,), generator=generator).tolist()
+        (folder / f"{part}.txt").write_text(between.join(chosen[pick] for pick in picks), encoding="utf-8")
 
 
 def _settings(**changes):
@@ -224,7 +225,7 @@ def _settings(**changes):
         "model": {"kind": "path", "name": "published"} if changes["start"] == "fetched" else None,
     }
     raw["train"] |= {
-        "context": CONTEXT, "windows_per_epoch": 16, "batch_size": 4, "learning_rate": 3e-3, "min_learning_rate": 3e-3,
+        "context": CONTEXT, "windows_per_epoch": 16, "batch_size": 4, "learning_rate": 5e-3, "min_learning_rate": 5e-3,
         "warmup_steps": 0, "weight_decay": 0.0, "precision": "fp32", "evaluate_every_epochs": 1,
         "validation_windows": 16, "config": {},
     }  # fmt: skip

@@ -134,8 +134,48 @@ def without(values: dict, record: dict) -> dict:
     return kept
 
 
-def linears_in(module) -> bool:
-    return any(isinstance(inner, torch.nn.Linear) or _transposed(inner) for inner in module.modules())
+def blocks(model) -> dict[str, torch.nn.Module]:
+    """The decoder blocks by their names: what ends in a number and holds linear layers."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if re.fullmatch(r"[a-z_.]+\.\d+", name)
+        and any(isinstance(inner, torch.nn.Linear) or _transposed(inner) for inner in module.modules())
+    }
+
+
+def _entered(args: tuple, kwargs: dict) -> torch.Tensor:
+    return args[0] if args else kwargs["hidden_states"]
+
+
+def changes(model, tokens: torch.Tensor) -> dict[str, float]:
+    """How much every block changes its hidden states: Σ over tokens of 1 - the cosine of what enters and leaves it."""
+    found = dict.fromkeys(blocks(model), 0.0)
+
+    def watch(name):
+        def hook(_, args, kwargs, output):
+            left = output[0] if isinstance(output, tuple) else output
+            found[name] += float(
+                (1 - functional.cosine_similarity(_entered(args, kwargs), left, dim=-1)).double().sum()
+            )
+
+        return hook
+
+    hooks = [block.register_forward_hook(watch(n), with_kwargs=True) for n, block in blocks(model).items()]
+    for sample in tokens:
+        logits(model, sample[None])
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def pass_by(block) -> None:
+    """From now on what enters `block` leaves it."""
+
+    def entered(_, args, kwargs, output):
+        return (_entered(args, kwargs), *output[1:]) if isinstance(output, tuple) else _entered(args, kwargs)
+
+    block.register_forward_hook(entered, with_kwargs=True)
 
 
 def a_third_of(model, attention: bool) -> int:

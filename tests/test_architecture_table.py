@@ -2,7 +2,9 @@
 
 import pytest
 
-from tests import architecture_table, zoo
+from prunelab import scores
+from prunelab.errors import InputError
+from tests import architecture_checks, architecture_table, zoo
 
 
 @pytest.mark.slow
@@ -28,3 +30,28 @@ def test_cells_name_origins_only_where_they_differ_and_number_their_sentences():
     told = architecture_table._cell({"trained": exact, "fetched": refused}, sentences)
     assert told == "trained here: exact, fetched: refused ²"
     assert sentences == ["no past", "no heads"]
+
+
+def test_only_an_input_error_is_a_refusal():
+    def judged(raised):
+        def check():
+            raise raised
+
+        return architecture_table._judge(check)
+
+    assert architecture_table._judge(lambda: None) == ("exact", "")
+    assert architecture_table._judge(lambda: "macs_per_token: unknown") == ("refused", "macs_per_token: unknown")
+    assert judged(InputError("no\n heads")) == ("refused", "no heads")
+    assert judged(AssertionError("2 of 9 differ")) == ("wrong", "2 of 9 differ")
+    assert judged(KeyError("lm_head")).state == "wrong"
+
+
+@pytest.mark.slow
+def test_a_mask_of_the_wrong_half_is_neither_exact_nor_refused(monkeypatch):
+    monkeypatch.setattr(architecture_table, "COLUMNS", {"masks": architecture_checks.masks})
+    monkeypatch.setitem(scores.SCORES, "magnitude", lambda layer: -layer.weight.abs())
+    row = architecture_table.row_of("Llama")
+    assert {one.state for one in row["masks"].values()} == {"wrong"}
+    lines = architecture_table.wrong({"Llama": row})
+    assert lines[0].startswith("Llama: masks (trained here): magnitude-50: 14 of 21 parameters differ, such as model.")
+    assert len(lines) == 2

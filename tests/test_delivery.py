@@ -260,7 +260,8 @@ def test_only_a_delivered_folder_is_pushed_and_only_when_asked(tmp_path, monkeyp
         def create_repo(self, repository, private, exist_ok):
             calls.append((repository, private))
 
-        def upload_folder(self, repo_id, folder_path, commit_message):
+        def upload_folder(self, repo_id, folder_path, commit_message, ignore_patterns):
+            assert ignore_patterns == [".written-by-prunelab"]
             calls.append((repo_id, commit_message))
             return "done"
 

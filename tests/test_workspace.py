@@ -160,6 +160,7 @@ def test_a_study_is_refused_outside_a_project(tmp_path, monkeypatch):
         '{"write": {"models/dense": {"pid": 4194',  # cut short: dvc says "JSON structure is corrupted"
         json.dumps({"write": {"models/dense": {"pid": os.getpid(), "cmd": "dvc repro"}}}),  # the id is another's now
     ],
+    ids=["cut short", "a living process's"],
 )
 def test_locks_that_a_killed_dvc_left_are_removed(toy, left):  # noqa: F811
     workspace.RWLOCK.write_text(left)
