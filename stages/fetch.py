@@ -12,7 +12,7 @@ Reads `fetch` of params.yaml. Writes, all or nothing:
 import argparse
 from pathlib import Path
 
-from prunelab import energy, errors, files, params, text
+from prunelab import energy, errors, files, params, places, text
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -23,12 +23,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--energy", type=Path, help="JSON file that books what this stage itself used")
     arguments = parser.parse_args(argv)
     settings = params.load()
-    params.check(settings)  # a config that no model can be built with is told before anything is brought
     fetch = settings.fetch
     wanted = [source for source in (fetch.text, fetch.calibration, fetch.model) if source is not None]
     local = [Path(source.name).expanduser() for source in wanted if source.kind == "path"]
     for source in (fetch.text, fetch.calibration):
         require_apart(source, arguments.out)
+    places.check_folder(arguments.out, *local)
+    if arguments.energy:
+        places.check_json(arguments.energy, "meter")
+    params.check(settings)  # a config that no model can be built with is told before anything is brought
     with energy.stage_meter("fetch", arguments.energy), files.whole_directory(arguments.out, *local) as out:
         print(f"text: {fetch.text.kind} {fetch.text.name}", flush=True)
         manifest = text.prepare(fetch.text, fetch.split, out / "text")

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from prunelab import energy, params
+from prunelab import energy, params, places
 from prunelab.errors import exit_cleanly
 from prunelab.files import whole_directory
 
@@ -17,6 +17,9 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
 
     settings = params.load()
+    places.check_folder(arguments.out, arguments.data)
+    if arguments.energy:
+        places.check_json(arguments.energy, "meter")
     params.check(settings)  # again: train may have changed since the text was fetched
     name = f"train-{arguments.seed}" if arguments.seed else "train"
     long = settings.train.epochs > 0

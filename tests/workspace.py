@@ -31,9 +31,12 @@ def make(folder: Path, study: str = "smoke") -> Path:
 
 
 def environment() -> dict[str, str]:
-    """The environment of a command: this Python's folder first on PATH, because DVC runs `python` from there."""
+    """The environment of a command: this Python's folder first on PATH, because DVC runs `python` from there.
+
+    What `make test` tells its own commands is left out: a make of ours would take it for a make within that one.
+    """
     return {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")},
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "DVC_NO_ANALYTICS": "1",
         "GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@localhost",
