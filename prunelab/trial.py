@@ -17,8 +17,9 @@ ALPHABET = 96  # stands in for the text's letters, which are not known yet; abou
 MOST_PARAMETERS = 128_000_000
 
 
-def run(settings) -> None:
-    """Train the model of `settings` for one step on a window of random letters, and see whether the rest fits it.
+def run(settings, whole: bool = True) -> None:
+    """Train the model of `settings` for one step on a window of random letters and, of the `whole` study, see whether
+    the rest fits it.
 
     Raises InputError that names the setting. Random states outside are left as they were.
     """
@@ -27,7 +28,8 @@ def run(settings) -> None:
     with loading.quiet(), torch.random.fork_rng(devices=[]), models.told(train.architecture, train.config):
         with torch.device("meta"):
             model = models.build(train.architecture, train.config, vocab_size=size)
-        fits(settings, model)
+        if whole:
+            fits(settings, model)
         small = sum(parameter.numel() for parameter in model.parameters()) <= MOST_PARAMETERS
         if small:
             model = models.build(train.architecture, train.config, vocab_size=size)

@@ -9,19 +9,19 @@ sources.json (texts and models, for the stage fetch), questions.json (for the st
 import argparse
 from pathlib import Path
 
-from prunelab import errors, files, inputs, params
+from prunelab import errors, files, inputs, params, places
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.inputs", description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the two JSON files")
     arguments = parser.parse_args(argv)
+    places.check_shared(arguments.out)
     settings = params.load()
     found = inputs.of_sources(settings.fetch)
     asked = inputs.of_questions(settings.quality.tasks.names)
-    with files.whole_directory(arguments.out) as folder:
-        files.write_json(folder / "sources.json", found)
-        files.write_json(folder / "questions.json", asked)
+    files.write_json(arguments.out / "sources.json", found)
+    files.write_json(arguments.out / "questions.json", asked)
     named = [part for part, known in found.items() if known] + list(asked)
     print(f"local files: {', '.join(named) or 'none'}")
 
