@@ -250,6 +250,14 @@ def check(settings: Settings) -> None:
         write_json(TRIALS, [*passed[-TRIALS_KEPT:], known])
 
 
+def check_training(settings: Settings) -> None:
+    """Build and run the model that is trained here, whatever else the study asks of it. Raises InputError."""
+    if settings.train.start == "random":
+        from prunelab import trial  # as above
+
+        trial.run(settings, whole=False)
+
+
 def _trial_key(settings: Settings) -> str:
     """The hash of all that a trial looks at: where it came from and what is told of it decides nothing."""
     asked = settings.model_dump(mode="json", exclude={"study", "fetch", "energy", "report", "export", "runtimes"})

@@ -20,10 +20,7 @@ def main(argv: list[str] | None = None) -> None:
     places.check_folder(arguments.out, arguments.data)
     if arguments.energy:
         places.check_json(arguments.energy, "meter")
-    if settings.train.start == "random":
-        from prunelab import trial
-
-        trial.run(settings, whole=False)  # again: train may have changed since the text was fetched
+    params.check_training(settings)  # again: train may have changed since the text was fetched
     name = f"train-{arguments.seed}" if arguments.seed else "train"
     long = settings.train.epochs > 0
     with energy.stage_meter(name, arguments.energy, long=long, country=settings.energy.country):
