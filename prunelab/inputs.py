@@ -5,7 +5,9 @@ runs (`stages.inputs`) writes the hashes down, and what reads those files depend
 pinned by a hash in params.yaml; what comes from the hub by its commit, where `revision` says one.
 """
 
+import contextlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from prunelab import archives, documents, questions, sources
@@ -24,7 +26,8 @@ def of_sources(fetch) -> dict[str, str | None]:
         "calibration": documents.DEFAULT_FILES,
         "model": (*sources.MODEL_FILES, *sources.PICKLED_FILES),
     }
-    return {part: _of_source(getattr(fetch, part), default) for part, default in patterns.items()}
+    with _remembered() as sha256_of:
+        return {part: _of_source(getattr(fetch, part), default, sha256_of) for part, default in patterns.items()}
 
 
 def of_questions(names: list[str]) -> dict[str, str]:
@@ -32,31 +35,39 @@ def of_questions(names: list[str]) -> dict[str, str]:
 
     Raises InputError for one that is not there, or holds what is no question: now, not when a model was trained.
     """
-    places = {name: sources.local(name) for name in names if name.endswith(".jsonl")}
-    for place in places.values():
-        questions.read_questions(place)
-    return {name: _sha256(place) for name, place in places.items()}
+    for name, path in questions.local(names).items():
+        sources.local(name)
+        questions.read_questions(path)
+    return questions.hashes(names)
 
 
-def _of_source(source, default: tuple[str, ...]) -> str | None:
+def _of_source(source, default: tuple[str, ...], sha256_of: Callable) -> str | None:
     if source is None or source.kind != "path":
         return None
     place = sources.local(source.name)
     if place.is_file():
-        return _sha256(place)
+        return sha256_of(place)
     chosen = archives.choose(place, sources.patterns(source, default), source.name)
-    return archives.hash_listing(place, chosen, _sha256)
+    return archives.hash_listing(place, chosen, sha256_of)
 
 
-def _sha256(path: Path) -> str:
-    """The hash of a file, remembered as long as its size and time stay."""
-    now = path.stat()
-    key, state = str(path.resolve()), [now.st_size, now.st_mtime_ns, now.st_ino]
+@contextlib.contextmanager
+def _remembered():
+    """Yield a function that gives a file's sha256, from memory as long as its size, time and inode stay."""
     try:
-        remembered = json.loads(MEMORY.read_text(encoding="utf-8"))
+        known = json.loads(MEMORY.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # it only saves time
-        remembered = {}
-    if not (isinstance(remembered, dict) and isinstance(known := remembered.get(key), list) and known[1:] == state):
-        known = [sha256_file(path), *state]
-        write_json(MEMORY, (remembered if isinstance(remembered, dict) else {}) | {key: known})
-    return known[0]
+        known = None
+    before = known if isinstance(known, dict) else {}
+    found = dict(before)
+
+    def sha256_of(path: Path) -> str:
+        now = path.stat()
+        key, state = str(path.resolve()), [now.st_size, now.st_mtime_ns, now.st_ino]
+        if not isinstance(entry := found.get(key), list) or entry[1:] != state:
+            found[key] = [sha256_file(path), *state]
+        return found[key][0]
+
+    yield sha256_of
+    if found != before:
+        write_json(MEMORY, found)

@@ -8,6 +8,7 @@ not fit. The library's own loading report decides about weights, on a model with
 import inspect
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from prunelab import files, loading
 from prunelab.errors import InputError
-from prunelab.tensors import DTYPES, headers, stored_dtype, weight_files
+from prunelab.tensors import DTYPES, dtype_of_most, headers, weight_files
 
 # How classes that are encoders unless their config says so choose what a token sees.
 ONE_OR_THE_OTHER = re.compile(r"is_decoder:\s*\n\s*[\w, ]+ = create_causal_mask")
@@ -46,27 +47,27 @@ def look(folder: Path, name: str) -> Facts:
 def _look(folder: Path, name: str) -> Facts:
     raw = _config(folder, name)
     stored = weight_files(folder)
-    dtypes = _dtypes(stored, name)
-    config = loading.config_of(folder)
+    counted = _dtypes(stored, name)
+    said = str(loading.config_of(folder).dtype or "").removeprefix("torch.")
     model = loading.skeleton(folder)
     _require_decoder(model, name)
     remarks = []
-    dtype = str(stored_dtype(stored)).removeprefix("torch.")
-    said = str(getattr(config, "dtype", None) or "").removeprefix("torch.")
+    dtype = str(dtype_of_most(counted, name)).removeprefix("torch.")
     if said and said != dtype:
         remarks.append(f"config.json says {said}, the files hold {dtype}: the model is used as it is stored")
-    if len(dtypes) > 1:
-        remarks.append(f"the files hold {', '.join(sorted(dtypes))}: the model is used in {dtype}")
+    if len(counted) > 1:
+        remarks.append(f"the files hold {', '.join(sorted(counted))}: the model is used in {dtype}")
     if untied := loading.untied(folder, model):
         remarks.append(
             f"config.json ties {' and '.join(untied[0])}, the files hold two different tensors: they stay two"
         )
     _check_tokenizer(folder, name, model)
+    held = set(loading.state_names(model, untied))
     return Facts(
         raw["model_type"],
         raw.get("architectures"),
-        sum(model.get_parameter(key).numel() for key in _parameters(folder, model)),
-        sorted(dtypes),
+        sum(value.numel() for key, value in model.named_parameters(remove_duplicate=False) if key in held),
+        sorted(counted),
         dtype,
         remarks,
     )
@@ -108,17 +109,20 @@ def _config(folder: Path, name: str) -> dict:
     return raw
 
 
-def _dtypes(stored: list[Path], name: str) -> set[str]:
-    """The floating-point dtypes of the files. Integers are masks that old files carry; other weights are quantised."""
+def _dtypes(stored: list[Path], name: str) -> Counter:
+    """How many values of each floating-point dtype the files hold, by safetensors' names.
+
+    Integers are masks that old files carry. Raises InputError for others, which are quantised weights.
+    """
     for path in stored:
         try:
             safe_open(path, "numpy")
         except SafetensorError as error:
             raise InputError(f"{name}: expected a whole safetensors file {path.name}, found: {error}") from None
-    found = set()
+    found = Counter()
     for tensor, dtype, values in headers(stored):
         if dtype in DTYPES:
-            found.add(dtype)
+            found[dtype] += values
         elif values > 1 and not loading.is_mask(tensor):
             raise InputError(
                 f"{name}: expected weights in floating point, found {tensor} as {dtype}: a quantised model; fetch the "
@@ -139,11 +143,6 @@ def _require_decoder(model, name: str) -> None:
             f"{name}: expected a causal language model, found {config.model_type!r} as an encoder, which sees later "
             "words (is_decoder is not true in its config.json)"
         )
-
-
-def _parameters(folder: Path, model) -> list[str]:
-    names = dict.fromkeys(loading.state_names(model, loading.untied(folder, model)))
-    return [name for name, _ in model.named_parameters(remove_duplicate=False) if name in names]
 
 
 def _check_tokenizer(folder: Path, name: str, model) -> None:

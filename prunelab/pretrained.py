@@ -11,7 +11,7 @@ from pathlib import Path
 
 from prunelab import files, inspection, loading, sources
 from prunelab.errors import InputError
-from prunelab.tensors import INDEX, WEIGHTS
+from prunelab.tensors import INDEX, WEIGHTS, weight_names
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 POINTER = b"version https://git-lfs"  # how a file begins that git has left where it is
@@ -54,12 +54,7 @@ def _copy(name: str, folder: Path, chosen: list[Path], out: Path) -> None:
     """Copy the chosen files of one folder, of the weights those that `from_pretrained` would read."""
     beside = [path for path in chosen if path.parent == folder]
     there = {path.name for path in beside}
-    if WEIGHTS in there:
-        needed = {WEIGHTS}
-    elif INDEX in there:
-        needed = _shards(folder / INDEX, name)
-    else:
-        needed = {WEIGHTS}
+    needed = weight_names(folder)
     if missing := sorted(needed - there):
         raise InputError(f"{name}: expected weights in {', '.join(missing[:3])}, found {', '.join(sorted(there))}")
     _check_tokenizer(name, there)
@@ -92,13 +87,6 @@ def _check_tokenizer(name: str, there: set[str]) -> None:
         raise InputError(
             f"{name}: expected a tokenizer ({', '.join(TOKENIZER_FILES)}), found {', '.join(sorted(there))}"
         )
-
-
-def _shards(index: Path, name: str) -> set[str]:
-    content = files.read_json(index)
-    if not isinstance(content, dict) or not isinstance(content.get("weight_map"), dict):
-        raise InputError(f"{name}: expected a weight_map in {INDEX}, found none")
-    return set(content["weight_map"].values())
 
 
 def _dequantize(path: Path, out: Path) -> str:

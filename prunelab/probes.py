@@ -76,7 +76,7 @@ def kept(answers: Answers) -> dict[str, np.ndarray]:
         mark = f"tasks.{task.figures['task']}"
         arrays |= {f"{mark}.{metric}": each for metric, each in task.scores.items()}
         if sha256 := task.figures["sha256"]:
-            arrays[f"{mark}.sha256"] = np.frombuffer(bytes.fromhex(sha256), dtype=np.uint8)
+            arrays[f"{mark}.sha256"] = np.array(list(bytes.fromhex(sha256)), dtype=np.uint8)
     return arrays
 
 

@@ -4,8 +4,27 @@ from pathlib import Path
 
 from prunelab import reading
 from prunelab.errors import InputError
+from prunelab.files import sha256_file
 
 COMPLAINT = "{name}, line {number}: expected {{query, choices, gold}}, found {reason}"  # of a line that is no JSON
+
+
+def local(names: list[str]) -> dict[str, Path]:
+    """The files of questions among the tasks `names`, by their names; the others are lm-eval's own."""
+    return {name: Path(name).expanduser() for name in names if name.endswith(".jsonl")}
+
+
+def hashes(names: list[str]) -> dict[str, str]:
+    """The sha256 of every file of questions among the tasks `names`. Raises InputError for one that is not there."""
+    found = local(names)
+    for path in found.values():
+        _require(path)
+    return {name: sha256_file(path) for name, path in found.items()}
+
+
+def _require(path: Path) -> None:
+    if not path.is_file():
+        raise InputError(f"quality.tasks.names: {path}: no such file")
 
 
 def read_questions(path: Path) -> list[dict]:
@@ -13,8 +32,7 @@ def read_questions(path: Path) -> list[dict]:
 
     Raises InputError that names the line which is no question.
     """
-    if not path.is_file():
-        raise InputError(f"quality.tasks.names: {path}: no such file")
+    _require(path)
     rows = []
     for number, row in reading.json_lines(path, str(path), COMPLAINT):
         where = f"{path}, line {number}"

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from prunelab import controls, inputs, quality
+from prunelab import controls, quality, questions
 from prunelab.errors import InputError
 from prunelab.files import read_json, whole_file
 from prunelab.heads import Head
@@ -80,7 +80,7 @@ def load(path) -> Reference:
 
 def asked(wanted) -> dict:
     """What a reference and its variants must share: settings (`wanted`: section `quality`), files of questions."""
-    return wanted.model_dump(mode="json", include=ASKED) | {"questions": inputs.of_questions(wanted.tasks.names)}
+    return wanted.model_dump(mode="json", include=ASKED) | {"questions": questions.hashes(wanted.tasks.names)}
 
 
 def libraries() -> dict[str, str]:

@@ -119,7 +119,7 @@ def _method(variant) -> str:
 
 def _row(files: dict, identifier: str, method: str, rate: str | None, allocation, dense: str, seed: int) -> dict:
     """One row: every plain value of the variant's files under its name, and what follows from dense."""
-    _require_same_questions(files, identifier, dense)
+    _require_same_measure(files, identifier, dense)
     row = dict.fromkeys((*COLUMNS, *FURTHER))
     for name, content in files[identifier].items():
         for key, value in content.items():
@@ -146,7 +146,7 @@ def _row(files: dict, identifier: str, method: str, rate: str | None, allocation
     return row
 
 
-def _require_same_questions(files: dict, identifier: str, dense: str) -> None:
+def _require_same_measure(files: dict, identifier: str, dense: str) -> None:
     """Raises InputError where a row was scored on another text, or beside another model, than its dense one."""
     mine, theirs = (files[name]["quality"] for name in (identifier, dense))
     for key in ("text_sha256", "context", "dtype", "dense_sha256"):

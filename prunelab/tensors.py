@@ -1,5 +1,6 @@
 """The tensors of a plain Hugging Face folder, read one at a time, from the files that `from_pretrained` would read."""
 
+import functools
 import hashlib
 import json
 from collections import Counter
@@ -16,25 +17,31 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 
-def weight_files(folder) -> list[Path]:
-    """The safetensors that `from_pretrained` reads: the one file where it is there, else the shards of the index.
+def weight_names(folder) -> set[str]:
+    """The names of the safetensors that `from_pretrained` reads: the one file where it is there, else its shards.
 
     Other files that lie beside them (another precision, shards of an older save) are not the model's. Raises InputError
-    where there are none, or a shard is missing.
+    for an index that names none.
     """
     folder = Path(folder)
-    if (folder / WEIGHTS).is_file():
-        return [folder / WEIGHTS]
-    if not (folder / INDEX).is_file():
-        raise InputError(f"{folder}: no model*.safetensors in it; expected a Hugging Face folder with safetensors")
+    if (folder / WEIGHTS).is_file() or not (folder / INDEX).is_file():
+        return {WEIGHTS}
     index = read_json(folder / INDEX)
     shards = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(shards, dict) or not shards:
         raise InputError(f"{folder}: expected a weight_map in {INDEX}, found none")
-    names = sorted(set(shards.values()))
-    if missing := [name for name in names if not (folder / name).is_file()]:
+    return set(shards.values())
+
+
+def weight_files(folder) -> list[Path]:
+    """The files of `weight_names`, in their order. Raises InputError where there are none, or a shard is missing."""
+    folder = Path(folder)
+    paths = [folder / name for name in sorted(weight_names(folder))]
+    if not paths[0].is_file() and paths[0].name == WEIGHTS:
+        raise InputError(f"{folder}: no model*.safetensors in it; expected a Hugging Face folder with safetensors")
+    if missing := [path.name for path in paths if not path.is_file()]:
         raise InputError(f"{folder}: expected weights in {', '.join(missing[:3])}, as {INDEX} says, found no such file")
-    return [folder / name for name in names]
+    return paths
 
 
 class Tensors:
@@ -90,7 +97,6 @@ DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF1
 def headers(files: list[Path]):
     """Yield (name, dtype, values) of every tensor in the files, dtype as safetensors calls it; no value is read."""
     for path in files:
-        open_tensors(path)  # whole, and no longer than it says?
         with open(path, "rb") as file:
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         for name, entry in header.items():
@@ -138,6 +144,14 @@ def copy_tensors(folder, out, names: list[str]) -> None:
 
 
 def identity(folder) -> str:
-    """Hex sha256 of the weights of the plain model in `folder`: equal for the same files, whatever lies beside them."""
-    lines = (f"{sha256_file(path)}  {path.name}\n" for path in weight_files(folder))
+    """Hex sha256 of the weights of the plain model in `folder`: equal for the same files, whatever lies beside them.
+
+    Files that stay as they are are read once a process.
+    """
+    return _hash_of(tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in weight_files(folder)))
+
+
+@functools.lru_cache(maxsize=4)
+def _hash_of(stored: tuple) -> str:
+    lines = (f"{sha256_file(path)}  {path.name}\n" for path, *_ in stored)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
