@@ -17,8 +17,7 @@ from safetensors.torch import save_file
 
 from prunelab.errors import InputError
 from prunelab.files import read_json, whole_directory, write_json
-from prunelab.tensors import Tensors as Tensors
-from prunelab.tensors import dtype_of_most, open_tensors
+from prunelab.tensors import INDEX, dtype_of_most, open_tensors
 
 PACKED_INDEX = "packed.index.json"
 PACKED_FORMAT = "prunelab-packed-1"
@@ -28,7 +27,7 @@ COMPANIONS = ("*.json", "*.txt", "*.model", "*.jinja")
 INT8_MARK = "int8.json"  # stands in a folder that int8.py wrote
 BUFFERS = "buffers.json"  # in the dense folder of a model that stores some: their names, which are no parameters
 NOT_COMPANIONS = {
-    "prunable.json", "sparsity.json", "manifest.json", BUFFERS, PACKED_INDEX, "model.safetensors.index.json",
+    "prunable.json", "sparsity.json", "manifest.json", BUFFERS, PACKED_INDEX, INDEX,
 }  # fmt: skip
 
 

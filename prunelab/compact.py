@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 
 from prunelab import importance, loading, models, structure
-from prunelab.errors import InputError
+from prunelab.errors import InputError, in_one_line
 from prunelab.structure import Site
 
 PROBE_TOKENS = 16
@@ -174,7 +174,7 @@ def _skeleton(config, name: str):
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config)
     except (ValueError, AssertionError, RuntimeError, TypeError, KeyError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
+        reason = in_one_line(error).rstrip(".")
         raise InputError(
             f"{name}: a config of {config.model_type!r} cannot say it ({reason}); use mlp-width or depth"
         ) from error

@@ -11,6 +11,12 @@ class InputError(ValueError):
     """Bad input. Its text is one line: the thing, what was expected and found, what to do."""
 
 
+def in_one_line(error: Exception, longest: int = 240) -> str:
+    """What a library says in its error, which may be a page: its first `longest` characters, on one line."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return reason if len(reason) <= longest else f"{reason[:longest]} …"
+
+
 def exit_cleanly(main) -> None:
     """Run a command's `main()`; an `InputError`, or what the system refuses, becomes one line and exit code 1.
 

@@ -18,9 +18,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from prunelab import models
-from prunelab.checkpoint import INT8_MARK, Tensors, copy_companions
-from prunelab.errors import InputError
+from prunelab.checkpoint import INT8_MARK, copy_companions
+from prunelab.errors import InputError, in_one_line
 from prunelab.files import read_json, whole_directory, write_json
+from prunelab.tensors import Tensors
 
 FILE = "packed-int8.safetensors"
 FORMAT = "prunelab-int8-1"
@@ -48,7 +49,7 @@ def quantise(model) -> list[str]:
     try:
         _probe(model)
     except (NotImplementedError, RuntimeError, TypeError, AttributeError) as error:  # what tensors of int8 can't do
-        found = " ".join(str(error).split())[:120]
+        found = in_one_line(error, 120)
         raise _refusal(model, f"it uses a weight otherwise than to multiply by it ({found})") from error
     return [f"{name}.weight" for name in names]
 

@@ -18,7 +18,7 @@ import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
-from prunelab.errors import InputError
+from prunelab.errors import InputError, in_one_line
 from prunelab.tensors import Tensors, stored_dtype, weight_files
 
 # Buffers that classes once stored and now compute: causal masks, rotary frequencies, positions. The library knows most
@@ -26,7 +26,6 @@ from prunelab.tensors import Tensors, stored_dtype, weight_files
 MASK = re.compile(r"(^|\.)(attn|attention|self_attention|self_attn)\.(attention\.)?(bias|masked_bias)$")
 COMPUTED = re.compile(r"rotary_emb\.inv_freq$|(^|\.)position_ids$")
 REFUSED = re.compile(r"WeightsUnpickler error: (.*?)(?:\.? Please use |\.? Check the doc|$)")  # of torch's page on it
-LONGEST = 240  # characters of the library's reason in an error
 WRAPPERS = {"_orig_mod.": "torch.compile", "module.": "DataParallel"}
 
 
@@ -71,7 +70,7 @@ def of_pickled(folder, name):
     except (pickle.UnpicklingError, RuntimeError, ValueError, KeyError, EOFError, OSError, AttributeError) as error:
         # The page around the reason advises to run what the file holds.
         refused = REFUSED.search(" ".join(str(error).split()))
-        found = refused[1] if refused else _in_one_line(error)
+        found = refused[1] if refused else in_one_line(error)
         raise InputError(
             f"{name}: expected pickled weights that hold tensors and nothing else, found: {found}"
         ) from error
@@ -135,7 +134,7 @@ def save(model, folder, published: bool = False) -> None:
         try:
             model.save_pretrained(folder, save_original_format=published)
         except ValueError as error:
-            reason = _in_one_line(error)
+            reason = in_one_line(error)
             raise InputError(f"{type(model).__name__}: cannot be saved: {reason}") from error
 
 
@@ -173,25 +172,37 @@ def untied(folder, model) -> list[tuple[str, str]]:
 
 
 @torch.inference_mode()
+def sees_ahead(model, ids: torch.Tensor) -> bool:
+    """Whether another last token of `ids` (1, tokens) changes the logits before it: such a model is no causal one.
+
+    Raises InputError where a logit is no number.
+    """
+    other = ids.clone()
+    other[0, -1] = (ids[0, -1] + 1) % model.get_input_embeddings().num_embeddings
+    one, two = (model(input_ids=tokens, use_cache=False).logits[0, :-1].float() for tokens in (ids, other))
+    if one.isnan().any():
+        dtype = str(model.dtype).removeprefix("torch.")
+        raise InputError(
+            f"expected a model that predicts numbers, found nan: its weights hold nan or are too large for {dtype}"
+        )
+    relative, absolute = (1e-3, 1e-4) if model.dtype == torch.float32 else (1e-2, 1e-2)
+    return not torch.allclose(one, two, rtol=relative, atol=absolute * float(one.abs().max()))
+
+
 def require_causal(model, name) -> None:
     """Raises InputError where a later token changes what the model predicts before it: no loss of it means anything.
 
     The same for a model that cannot run at all, or predicts what is no number.
     """
     ids = torch.arange(1, 9, device=model.device)[None] % model.get_input_embeddings().num_embeddings
-    other = ids.clone()
-    other[0, -1] = 0
     try:
-        one, two = (model(input_ids=tokens, use_cache=False).logits[0, :-1].float() for tokens in (ids, other))
+        ahead = sees_ahead(model, ids)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, NotImplementedError) as error:
-        reason = _in_one_line(error)
+        reason = in_one_line(error)
         raise InputError(f"{name}: {type(model).__name__} cannot run with its config.json: {reason}") from error
-    if one.isnan().any():
-        raise InputError(
-            f"{name}: expected a model that predicts numbers, found nan: its weights hold nan or are too large for "
-            f"{str(model.dtype).removeprefix('torch.')}"
-        )
-    if not torch.allclose(one, two, rtol=1e-2, atol=1e-2 * float(one.abs().max())):
+    if ahead:
         raise InputError(
             f"{name}: expected a causal language model, found that a later token changes the predictions before it "
             f"({type(model).__name__}; an encoder, or is_decoder: false in its config.json)"
@@ -211,7 +222,7 @@ def _checked(name, shape_of, load, problem: str | None = None):
     except InputError:
         raise
     except Exception as error:  # the library has a dozen kinds for a folder that it does not like
-        reason = _in_one_line(error)
+        reason = in_one_line(error)
         if "automatic conversion of the weights" in reason:
             reason = "tensors that belong together (experts, say) are not all there or not of one shape"
         raise InputError(f"{problem or f'{name}: the model cannot be built from its files'}: {reason}") from error
@@ -239,7 +250,7 @@ def _check(name, kind: str, told: dict, shape_of) -> None:
     if problems:
         raise InputError(f"{name}: expected all of the model's weights, found {'; '.join(problems)}")
     if errors := told.get("error_msgs"):
-        raise InputError(f"{name}: expected all of the model's weights, found: {str(errors)[:LONGEST]}")
+        raise InputError(f"{name}: expected all of the model's weights, found: {in_one_line(ValueError(errors))}")
 
 
 def is_mask(key: str) -> bool:
@@ -251,12 +262,6 @@ def _is_computed(key: str, shape_of) -> bool:
     """Whether a stored tensor is one that the class computes by itself."""
     # A causal mask has four dimensions, its filler none or one value; a bias that has no place is something else.
     return bool(COMPUTED.search(key)) or (is_mask(key) and len(shape_of(key)) in (0, 4))
-
-
-def _in_one_line(error: Exception) -> str:
-    """The library's reason, which may be a page: its beginning."""
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return reason if len(reason) <= LONGEST else f"{reason[:LONGEST]} …"
 
 
 def _some(names: list[str]) -> str:
@@ -286,7 +291,7 @@ def config_of(folder):
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # as above
-        reason = _in_one_line(error)
+        reason = in_one_line(error)
         raise InputError(f"{path}: the library cannot read it: {reason}") from error
 
 
@@ -299,7 +304,7 @@ def tokenizer_of(folder, name, **special):
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **special)
         except Exception as error:  # as many kinds as tokenizers
-            reason = _in_one_line(error)
+            reason = in_one_line(error)
             if "trust_remote_code" in str(error):
                 reason = "it needs Python code of its own, which is never run"
             elif any(Path(folder).glob("*.model")) and not find_spec("sentencepiece"):

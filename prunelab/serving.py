@@ -9,7 +9,7 @@ import time
 import torch
 
 from prunelab import caches, checkpoint, latency, memory, runtimes, stats
-from prunelab.errors import InputError
+from prunelab.errors import InputError, in_one_line
 from prunelab.workers import threads
 
 MASKED = "masked only: its zeros are stored small, but no dense kernel skips them"
@@ -46,7 +46,7 @@ def _on(name: str, model, dense, ids, work: latency.Work, seconds: float, sessio
         reason = str(error).removeprefix(f"{name}: ").removeprefix("not available here: ")  # a row says both already
         return {**about, "available": False, "reason": reason}
     except RuntimeError as error:  # torch.compile's errors, and operations that a kernel has not
-        found = " ".join(str(error).split())[:120] or type(error).__name__
+        found = in_one_line(error, 120)
         return {**about, "available": False, "reason": f"{type(model).__name__} does not run on it ({found})"}
     preparation_s = time.perf_counter() - start
     # 16-bit kernels are to be held against a dense model that also has 16 bits.

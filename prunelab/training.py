@@ -23,8 +23,9 @@ from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, set_
 from prunelab import checkpoint, loading, models
 from prunelab.characters import character_tokenizer
 from prunelab.errors import InputError
-from prunelab.files import read_json, read_text, sha256_file, write_json
-from prunelab.tensors import INDEX, WEIGHTS, Tensors, copy_tensors, stored_dtype, weight_files
+from prunelab.files import read_text, sha256_file, write_json
+from prunelab.taking import check_context, take
+from prunelab.tensors import WEIGHTS, stored_dtype, weight_files
 from prunelab.tracker import STATE_FILE, WeightHistory, WeightHistoryCallback
 
 CURVE_COLUMNS = ("step", "epoch", "tick", "train_loss", "validation_loss", "learning_rate")
@@ -110,7 +111,7 @@ def run(settings, data: Path, out: Path, seed: int, callbacks=()) -> None:
         return
     with loading.quiet():  # its hints are for users of the library's own scripts
         model, tokenizer, stored = _start(settings, data, seed)
-        _check_context(train.context, model)
+        check_context(train.context, model)
         tokens = {part: encode(tokenizer, read_text(data / "text" / f"{part}.txt")) for part in ("train", "validation")}
         work = Path("checkpoints") / _fingerprint(train, seed, data, callbacks)
         trainer, history = _trainer(train, model, tokens, work, seed, callbacks)
@@ -124,46 +125,6 @@ def run(settings, data: Path, out: Path, seed: int, callbacks=()) -> None:
     write_json(out / "prunable.json", models.prunable_tensors(model))
     checkpoint.write_buffers(loading.buffers(model), out)
     shutil.rmtree(work)
-
-
-def take(folder: Path, context: int, out: Path) -> None:
-    """Make the fetched model in `folder` the dense one as it is: files are copied, so it may be larger than memory.
-
-    Behind this line every tensor has the module's name, each is there once, and config.json says the dtype of the files
-    and whether two tensors are tied. Only where the files name tensors otherwise than transformers' class does today,
-    the model is loaded and saved once. Raises InputError when the files are not the model that config.json describes,
-    when it is made for fewer than `context` tokens, or holds no decoder blocks.
-    """
-    model = loading.skeleton(folder)
-    _check_context(context, model)
-    tensors = models.prunable_tensors(model)
-    untied, held = loading.untied(folder, model), set(Tensors(folder).names())
-    wanted = loading.state_names(model, untied)
-    shutil.copytree(folder, out, dirs_exist_ok=True)
-    if held != set(wanted):
-        for path in [*out.glob("*.safetensors"), out / INDEX]:
-            path.unlink(missing_ok=True)
-        if held > set(wanted):
-            copy_tensors(folder, out, wanted)
-        else:
-            loading.save(loading.of_folder(folder), out)
-    said = read_json(out / "config.json")
-    config = {key: value for key, value in said.items() if key != "torch_dtype"}  # the older name of dtype
-    config["dtype"] = str(stored_dtype(weight_files(folder))).removeprefix("torch.")
-    if untied:
-        config["tie_word_embeddings"] = False
-    if config != said:
-        write_json(out / "config.json", config)
-    if not (out / "tokenizer.json").exists():
-        loading.tokenizer_of(folder, folder).save_pretrained(out)
-    write_json(out / "prunable.json", tensors)
-    checkpoint.write_buffers(loading.buffers(model), out)
-
-
-def _check_context(context: int, model) -> None:
-    limit = models.context_length(model.config)
-    if limit and context > limit:
-        raise InputError(f"train.context: {context} exceeds the model's {limit} positions")
 
 
 def encode(tokenizer, text: str) -> torch.Tensor:

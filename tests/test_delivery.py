@@ -9,6 +9,7 @@ from prunelab import checkpoint, delivery, hub, loading, pruning, removal, resul
 from prunelab.characters import character_tokenizer
 from prunelab.errors import InputError
 from prunelab.files import read_json, write_json
+from prunelab.tensors import Tensors
 from tests import architectures, synthetic, tiny, zoo
 
 
@@ -247,7 +248,7 @@ def test_a_structured_variant_exports_as_it_is(tmp_path):
     dense = tiny.dense_folder(tmp_path / "dense", architectures.build("llama"))
     removal.remove(dense, tmp_path / "v", removal.Plan(variants.parse("mlp-width-norms-30"), 4, "last", 0))
     checkpoint.export(tmp_path / "v", tmp_path / "plain")
-    one, other = checkpoint.Tensors(tmp_path / "v"), checkpoint.Tensors(tmp_path / "plain")
+    one, other = Tensors(tmp_path / "v"), Tensors(tmp_path / "plain")
     assert all(torch.equal(one[name], other[name]) for name in one.names())
 
 

@@ -6,6 +6,7 @@ import torch
 from prunelab import checkpoint, masks, models, pruning, variants
 from prunelab.errors import InputError
 from prunelab.files import read_json
+from prunelab.tensors import Tensors
 from tests import tiny
 
 
@@ -24,7 +25,7 @@ def plan(identifier, allocation="uniform", scope="blocks", which="last", seed=0)
 
 
 def state(folder):
-    tensors = checkpoint.Tensors(folder)
+    tensors = Tensors(folder)
     return {name: tensors[name] for name in tensors.names()}
 
 

@@ -6,6 +6,7 @@ import torch
 from prunelab import checkpoint, pruning, recovery, removal, variants
 from prunelab.errors import InputError
 from prunelab.files import read_json
+from prunelab.tensors import Tensors
 from tests import architectures, tiny
 
 TEXT = torch.arange(4000) * 7 % 40  # as easy to predict as can be
@@ -117,7 +118,7 @@ def test_low_rank_updates_are_merged_into_an_ordinary_model(name, tmp_path):
     record = recovery.recover(
         tmp_path / "small", folder, tmp_path / "v", "v", plan(parameters="lora", tokens=20 * 128), TEXT, VALIDATION
     )
-    old, new = checkpoint.Tensors(tmp_path / "small"), checkpoint.Tensors(tmp_path / "v")
+    old, new = Tensors(tmp_path / "small"), Tensors(tmp_path / "v")
     assert sorted(old.names()) == sorted(new.names())
     prunable = {t["name"] for t in read_json(tmp_path / "v" / "prunable.json")}
     assert {n for n in old.names() if not torch.equal(old[n], new[n])} == prunable
@@ -143,7 +144,7 @@ def test_a_loss_that_is_not_finite_stops_it_with_the_step(small, dense, tmp_path
 def test_the_same_seed_gives_the_same_model(small, dense, tmp_path):
     for folder in ("a", "b"):
         recovery.recover(small, dense, tmp_path / folder, "v", plan(tokens=5 * 128), TEXT, VALIDATION)
-    one, other = checkpoint.Tensors(tmp_path / "a"), checkpoint.Tensors(tmp_path / "b")
+    one, other = Tensors(tmp_path / "a"), Tensors(tmp_path / "b")
     assert all(torch.equal(one[name], other[name]) for name in one.names())
 
 

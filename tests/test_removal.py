@@ -7,6 +7,7 @@ from prunelab import calibration, checkpoint, models, removal, variants
 from prunelab.errors import InputError
 from prunelab.files import read_json
 from prunelab.methods import STRUCTURES
+from prunelab.tensors import Tensors
 from tests import architectures, tiny
 
 
@@ -59,7 +60,7 @@ def test_the_neurons_with_the_least_history_go(tmp_path):
     dense = tiny.dense_folder(tmp_path / "dense", model, importance)
     removal.remove(dense, tmp_path / "v", plan("mlp-width-history-7"))
     kept = [i for i in range(32) if i not in (4, 5, 30, 31)]
-    small = checkpoint.Tensors(tmp_path / "v")
+    small = Tensors(tmp_path / "v")
     wanted = model.model.layers[1].mlp.down_proj.weight[:, kept]
     assert torch.equal(small["model.layers.1.mlp.down_proj.weight"], wanted)
 

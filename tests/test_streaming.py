@@ -9,6 +9,7 @@ from prunelab.blocks import BlockModel
 from prunelab.calibration import Calibration
 from prunelab.errors import InputError
 from prunelab.files import read_json
+from prunelab.tensors import Tensors
 from tests import decoders, plain
 
 SAMPLES = decoders.samples()
@@ -157,7 +158,7 @@ def test_gradients_are_those_of_the_whole_model(dense, seen):
 def test_from_dense_statistics_wanda_and_ria_agree_with_the_plain_rules(dense, seen, tmp_path):
     entries = read_json(dense / "prunable.json")
     inputs = inputs_of(whole(dense), entries)
-    weights = checkpoint.Tensors(dense)
+    weights = Tensors(dense)
     for method, rule in (("wanda", plain.wanda), ("ria", plain.ria)):
         prune(dense, tmp_path / method, f"{method}-30", seen)
         kept = dict(checkpoint.masks_of(tmp_path / method))
@@ -167,7 +168,7 @@ def test_from_dense_statistics_wanda_and_ria_agree_with_the_plain_rules(dense, s
 
 
 def test_nothing_but_the_linear_weights_of_the_blocks_is_touched(dense, seen, tmp_path):
-    before = checkpoint.Tensors(dense)
+    before = Tensors(dense)
     names = {entry["name"] for entry in read_json(dense / "prunable.json")}
     prune(dense, tmp_path / "v", "sparsegpt-50", seen, by_blocks=True)
     after = dict(checkpoint.unpacked(tmp_path / "v"))
