@@ -185,8 +185,10 @@ def sees_ahead(model, ids: torch.Tensor) -> bool:
         raise InputError(
             f"expected a model that predicts numbers, found nan: its weights hold nan or are too large for {dtype}"
         )
-    relative, absolute = (1e-3, 1e-4) if model.dtype == torch.float32 else (1e-2, 1e-2)
-    return not torch.allclose(one, two, rtol=relative, atol=absolute * float(one.abs().max()))
+    # A causal model computes the same again; only experts, which get other tokens together, round otherwise. An
+    # untrained encoder differs by as little as 1e-4.
+    tolerance = 1e-5 if model.dtype == torch.float32 else 1e-2
+    return bool((one - two).abs().max() > tolerance * one.abs().max())
 
 
 def require_causal(model, name) -> None:
