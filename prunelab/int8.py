@@ -21,7 +21,7 @@ from prunelab import models
 from prunelab.checkpoint import INT8_MARK, copy_companions
 from prunelab.errors import InputError, in_one_line
 from prunelab.files import read_json, whole_directory, write_json
-from prunelab.tensors import Tensors
+from prunelab.tensors import Tensors, identity
 
 FILE = "packed-int8.safetensors"
 FORMAT = "prunelab-int8-1"
@@ -87,6 +87,7 @@ def save(dense, out, name: str) -> dict:
         copy_companions(dense, partial)
         save_file(tensors, partial / FILE, {"format": "pt"})
         facts = {"variant": name, "format": FORMAT, "layers": len(quantised), "bytes": (partial / FILE).stat().st_size}
+        facts["dense_sha256"] = identity(dense)
         write_json(partial / INT8_MARK, facts)
         if wrong := _different(model, load(partial)):
             raise _refusal(model, f"its folder holds another {wrong}")
@@ -107,7 +108,9 @@ def _different(model, loaded) -> str | None:
 def load(folder):
     """The model that `save` wrote, in eval mode on the CPU; no more than one layer is ever held unquantised."""
     from accelerate import init_empty_weights
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
+
+    from prunelab import loading
 
     folder = Path(folder)
     if (found := read_json(folder / INT8_MARK).get("format")) != FORMAT:
@@ -115,7 +118,7 @@ def load(folder):
     tensors = Tensors(folder, FILE)
     dtype = next(tensors[f"{name.removesuffix('.qdata')}.scale"].dtype for name in tensors.names() if ".qdata" in name)
     with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=dtype)
+        model = AutoModelForCausalLM.from_config(loading.config_of(folder), dtype=dtype)
         _linears(model)
     for tensor in tensors.names():
         name, _, part = tensor.rpartition(".")

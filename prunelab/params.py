@@ -43,9 +43,9 @@ from prunelab.sections import (
 
 __all__ = ["Settings", "Source", "Split", "Text", "check", "load", "main"]
 
-# Packages that are extras, and the settings that cannot do without them.
 TRIALS = Path(".prunelab/trials.json")  # a stage or a second run need not try the same model again
 TRIALS_KEPT = 20
+# Packages that are extras, and the settings that cannot do without them.
 EXTRAS = {
     "int8": ("torchao",),
     "onnx": ("onnx", "onnxscript", "onnxruntime"),

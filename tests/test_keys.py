@@ -144,6 +144,15 @@ def test_a_variant_says_of_which_dense_model_it_is_also_when_it_was_recovered(tm
     assert json.loads((tmp_path / "again" / "sparsity.json").read_text())["dense_sha256"] == identity(dense)
 
 
+def test_an_int8_row_says_of_which_dense_model_it_is(tmp_path):
+    pytest.importorskip("torchao", reason="torchao, the extra `int8`, is not installed")
+    from prunelab import int8
+    from prunelab.tensors import identity
+
+    dense = tiny.dense_folder(tmp_path / "dense", tiny.gpt2())
+    assert int8.save(dense, tmp_path / "dense-int8", "dense-int8")["dense_sha256"] == identity(dense)
+
+
 def fingerprint(place, **train):  # noqa: F811
     settings = write_settings(place, **train)
     return training._fingerprint(settings.train, 1, place / "data", ())

@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 from prunelab import joules, latency, pruning, session, variants
 from prunelab.errors import InputError
 from prunelab.files import read_json
+from prunelab.tensors import identity
 from prunelab.wattmeter import Window
 from stages import efficiency
 from tests import tiny
@@ -201,6 +202,15 @@ def test_a_variant_without_its_a_a_test_is_refused(study):
     assert answer.stderr.splitlines()[-1] == (
         "error: --session is missing: a variant's verdict needs the A/A test of its dense model"
     )
+
+
+def test_an_a_a_test_of_another_dense_model_is_refused(tmp_path):
+    one, other = (tiny.dense_folder(tmp_path / name, tiny.gpt2(seed)) for seed, name in enumerate(("one", "other")))
+    machine = {"id": "here"}
+    session = {"device": "here", "dense_sha256": identity(one)}
+    efficiency.check(SimpleNamespace(session="x.json", model=Path("a"), dense=one), session, machine)
+    with pytest.raises(InputError, match=r"x\.json: measured with another dense model than .*other; measure that one"):
+        efficiency.check(SimpleNamespace(session="x.json", model=Path("a"), dense=other), session, machine)
 
 
 def test_an_a_a_test_of_another_machine_is_refused(measured, tmp_path):
