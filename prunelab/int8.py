@@ -18,9 +18,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from prunelab import models
-from prunelab.checkpoint import INT8_MARK, copy_companions
 from prunelab.errors import InputError, in_one_line
 from prunelab.files import read_json, whole_directory, write_json
+from prunelab.packed import INT8_MARK, copy_companions
 from prunelab.tensors import Tensors, identity
 
 FILE = "packed-int8.safetensors"
@@ -65,14 +65,11 @@ def _probe(model) -> torch.Tensor:
     return model(input_ids=ids, use_cache=False).logits
 
 
-def save(dense, out, name: str) -> dict:
-    """Write the quantised model of folder `dense` into folder `out`; returns what int8.json says.
+def save(model, source, out, name: str) -> dict:
+    """Quantise `model`, which was loaded from folder `source`, and write it into folder `out`; what int8.json says.
 
     Raises InputError for a model that cannot run in int8, and where the folder would be another model.
     """
-    from prunelab import checkpoint
-
-    model = checkpoint.load(dense)
     quantised = set(quantise(model))
     tensors, seen = {}, set()
     for tensor, value in model.state_dict(keep_vars=True).items():
@@ -84,10 +81,10 @@ def save(dense, out, name: str) -> dict:
         else:
             tensors[tensor] = value.detach().contiguous()
     with whole_directory(out) as partial:
-        copy_companions(dense, partial)
+        copy_companions(source, partial)
         save_file(tensors, partial / FILE, {"format": "pt"})
         facts = {"variant": name, "format": FORMAT, "layers": len(quantised), "bytes": (partial / FILE).stat().st_size}
-        facts["dense_sha256"] = identity(dense)
+        facts["dense_sha256"] = identity(source)
         write_json(partial / INT8_MARK, facts)
         if wrong := _different(model, load(partial)):
             raise _refusal(model, f"its folder holds another {wrong}")

@@ -1,27 +1,19 @@
 """The settings of a study: params.yaml, validated, read once.
 
-    python -m prunelab.params [params.yaml]     # is this a study that can run? One line, nothing is fetched
-
-`load()` refuses what it does not know in one line that names the key, what is allowed and the nearest match; `check()`
-refuses what only shows when the model is built and run, which takes seconds instead of milliseconds.
+`load()` refuses what it does not know in one line that names the key, what is allowed and the nearest match. What only
+shows when the model is built and run, which takes seconds instead of milliseconds, is for prunelab/checks.
 The YAML is read as DVC reads it (version 1.2: `1e-3` is a number, `on` is a word).
 """
 
-import argparse
-import hashlib
-import json
 import re
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
 from prunelab import variants
-from prunelab.errors import InputError, exit_cleanly
+from prunelab.errors import InputError
 from prunelab.fields import Section, Seed, distinct, nearest
-from prunelab.files import write_json
 from prunelab.methods import METHODS, STRUCTURES, allocation_of
 from prunelab.sections import (
     Calibrate,
@@ -41,17 +33,7 @@ from prunelab.sections import (
     Train,
 )
 
-__all__ = ["Settings", "Source", "Split", "Text", "check", "load", "main"]
-
-TRIALS = Path(".prunelab/trials.json")  # a stage or a second run need not try the same model again
-TRIALS_KEPT = 20
-# Packages that are extras, and the settings that cannot do without them.
-EXTRAS = {
-    "int8": ("torchao",),
-    "onnx": ("onnx", "onnxscript", "onnxruntime"),
-    "recovery": ("peft",),
-    "tasks": ("lm_eval",),
-}
+__all__ = ["Settings", "Source", "Split", "Text", "load"]
 
 
 def _replica(tag: str) -> str:
@@ -222,58 +204,6 @@ def load(path="params.yaml") -> Settings:
         raise InputError(f"{path}: " + "; ".join(_explain(one) for one in told)) from None
 
 
-def check(settings: Settings) -> None:
-    """Look at all that can be known without data: extras that are needed, the country, a model that is trained here.
-
-    Takes seconds, because that model is built and run. Raises InputError that names the setting.
-    """
-    tasks, lora = settings.quality.tasks.names, settings.recover.variants and settings.recover.parameters == "lora"
-    needed = {
-        "quality.tasks": ("tasks", tasks),
-        "recover.parameters: lora": ("recovery", lora),
-        "runtimes.rows: int8": ("int8", "int8" in settings.runtimes.rows),
-        "export.onnx: true": ("onnx", settings.export.onnx),
-    }
-    for key, (extra, wanted) in needed.items():
-        missing = [package for package in EXTRAS[extra] if wanted and not find_spec(package)]
-        if missing:
-            raise InputError(f"{key} needs {', '.join(missing)}, which is an extra: pip install -e '.[{extra}]'")
-    from codecarbon.input import DataSource
-
-    countries = DataSource().get_global_energy_mix_data()
-    if (country := settings.energy.country) not in countries:
-        raise InputError(f"energy.country: CodeCarbon knows no {country!r}{nearest(country, countries)}")
-    if settings.train.start == "random" and (known := _trial_key(settings)) not in (passed := _trials_passed()):
-        from prunelab import trial  # here, because the library that it builds models with takes seconds to import
-
-        trial.run(settings)
-        write_json(TRIALS, [*passed[-TRIALS_KEPT:], known])
-
-
-def check_training(settings: Settings) -> None:
-    """Build and run the model that is trained here, whatever else the study asks of it. Raises InputError."""
-    if settings.train.start == "random":
-        from prunelab import trial  # as above
-
-        trial.run(settings, whole=False)
-
-
-def _trial_key(settings: Settings) -> str:
-    """The hash of all that a trial looks at: where it came from and what is told of it decides nothing."""
-    asked = settings.model_dump(mode="json", exclude={"study", "fetch", "energy", "report", "export", "runtimes"})
-    versions = [version(name) for name in ("prunelab", "torch", "transformers")]
-    return hashlib.sha256(json.dumps([asked, versions], sort_keys=True).encode()).hexdigest()
-
-
-def _trials_passed() -> list[str]:
-    """The keys of trials that were passed in this folder; without them the next one only takes its seconds again."""
-    try:
-        known = json.loads(TRIALS.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return []
-    return known if isinstance(known, list) else []
-
-
 def _explain(error: dict) -> str:
     """One pydantic error as a phrase: the key with its sections, what is wrong, what is allowed."""
     location = [part for part in error["loc"] if part not in ("int", "str", "float")]  # the arms of a union
@@ -304,19 +234,3 @@ def _keys_at(location: list) -> list[str]:
         candidates = [annotation, *getattr(annotation, "__args__", ())]
         section = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
     return list(section.model_fields)
-
-
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m prunelab.params", description="Check a study before it runs.")
-    parser.add_argument("path", nargs="?", default="params.yaml", help="its settings (params.yaml)")
-    path = parser.parse_args(argv).path
-    settings = load(path)
-    try:
-        check(settings)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    print(f"{path}: study {settings.study}, {len(settings.variants())} variants, ok")
-
-
-if __name__ == "__main__":
-    exit_cleanly(main)

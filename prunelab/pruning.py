@@ -13,11 +13,11 @@ from safetensors.torch import safe_open
 
 from prunelab import decisions, scores, variants
 from prunelab.calibration import Calibration
-from prunelab.checkpoint import PackedWriter, buffers_of, copy_companions
 from prunelab.decisions import Plan
 from prunelab.errors import InputError
 from prunelab.files import read_json, whole_directory, write_json
 from prunelab.methods import METHODS
+from prunelab.packed import PackedWriter, buffers_of, copy_companions
 from prunelab.tensors import Tensors, identity
 
 

@@ -15,10 +15,10 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional
 
-from prunelab import checkpoint, loading, models
-from prunelab.checkpoint import PackedWriter, copy_companions
+from prunelab import checkpoint, loading, models, packed
 from prunelab.errors import InputError
 from prunelab.files import read_json, whole_directory, write_json
+from prunelab.packed import PackedWriter, copy_companions
 from prunelab.tensors import Tensors
 
 WARMUP_SHARE = 0.05
@@ -52,7 +52,7 @@ def recover(variant, dense, out, name: str, plan: Plan, train: torch.Tensor, val
     """
     variant = Path(variant)
     record = read_json(variant / "sparsity.json")
-    masks = dict(checkpoint.masks_of(variant)) if checkpoint.is_packed(variant) else {}
+    masks = dict(packed.masks_of(variant)) if packed.is_packed(variant) else {}
     if masks and plan.parameters == "lora":
         raise InputError(f"{name}: lora would fill the zeros of a sparse variant; set recover.parameters: full")
     if len(train) < plan.context:

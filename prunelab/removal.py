@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file, safe_open
 
 from prunelab import checkpoint, compact, importance, loading, models, structure, variants
-from prunelab.checkpoint import copy_companions
 from prunelab.errors import InputError
 from prunelab.files import whole_directory, write_json
 from prunelab.methods import STRUCTURES, Structure
+from prunelab.packed import copy_companions
 from prunelab.tensors import Tensors, identity
 
 BATCH_TOKENS = 4096  # of calibration text at once

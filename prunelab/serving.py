@@ -8,7 +8,7 @@ import time
 
 import torch
 
-from prunelab import caches, checkpoint, latency, memory, runtimes, stats
+from prunelab import caches, checkpoint, latency, memory, packed, runtimes, stats
 from prunelab.errors import InputError, in_one_line
 from prunelab.workers import threads
 
@@ -32,7 +32,7 @@ def _measure(folder, dense, names: list[str], seconds: float, efficiency, sessio
     model, plain = (memory.on_device(checkpoint.load(path)) for path in (folder, dense))
     ids = latency.prompts(plain, work, seed)
     figures = {name: _on(name, model, plain, ids, work, seconds, session, seed) for name in ("eager", *names)}
-    masked = checkpoint.is_packed(folder)
+    masked = packed.is_packed(folder)
     return {"remark": MASKED if masked else None, **work._asdict(), "runtimes": figures}
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from prunelab import checkpoint, device, energy, joules, latency, memory, stats
+from prunelab import checkpoint, device, energy, joules, latency, memory, packed, stats
 from prunelab.errors import InputError
 from prunelab.workers import threads
 
@@ -38,7 +38,7 @@ def _measure(folder: Path, dense: Path, wanted, power, seed: int, session: dict 
     models = {"variant": variant, "dense": memory.on_device(checkpoint.load(dense))}
     ids = {work: latency.prompts(models["dense"], work, seed) for work in works}
     figures = {
-        "runtime": "int8, eager" if (folder / checkpoint.INT8_MARK).exists() else "eager",
+        "runtime": "int8, eager" if (folder / packed.INT8_MARK).exists() else "eager",
         "dtype": str(variant.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         **memory.parameter_counts(variant),

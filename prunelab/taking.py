@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from prunelab import checkpoint, loading, models
+from prunelab import loading, models, packed
 from prunelab.errors import InputError
 from prunelab.files import read_json, write_json
 from prunelab.tensors import INDEX, Tensors, copy_tensors, stored_dtype, weight_files
@@ -38,7 +38,7 @@ def take(folder: Path, context: int, out: Path) -> None:
     if config != said:
         write_json(out / "config.json", config)
     write_json(out / "prunable.json", tensors)
-    checkpoint.write_buffers(loading.buffers(model), out)
+    packed.write_buffers(loading.buffers(model), out)
 
 
 def check_context(context: int, model) -> None:

@@ -20,7 +20,7 @@ import transformers
 from safetensors.torch import save_file
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, set_seed
 
-from prunelab import checkpoint, loading, models
+from prunelab import loading, models, packed
 from prunelab.characters import character_tokenizer
 from prunelab.errors import InputError
 from prunelab.files import read_text, sha256_file, write_json
@@ -123,7 +123,7 @@ def run(settings, data: Path, out: Path, seed: int, callbacks=()) -> None:
     if train.start == "fetched" and (manifest := _fetched(data) / "manifest.json").exists():
         shutil.copyfile(manifest, out / "manifest.json")  # whose weights these were, and their licence
     write_json(out / "prunable.json", models.prunable_tensors(model))
-    checkpoint.write_buffers(loading.buffers(model), out)
+    packed.write_buffers(loading.buffers(model), out)
     shutil.rmtree(work)
 
 

@@ -12,7 +12,7 @@ Reads `fetch` of params.yaml. Writes, all or nothing:
 import argparse
 from pathlib import Path
 
-from prunelab import energy, errors, files, params, places, text
+from prunelab import checks, energy, errors, files, params, places, text
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     places.check_folder(arguments.out, *local)
     if arguments.energy:
         places.check_json(arguments.energy, "meter")
-    params.check(settings)  # a config that no model can be built with is told before anything is brought
+    checks.check(settings)  # a config that no model can be built with is told before anything is brought
     with energy.stage_meter("fetch", arguments.energy), files.whole_directory(arguments.out, *local) as out:
         print(f"text: {fetch.text.kind} {fetch.text.name}", flush=True)
         manifest = text.prepare(fetch.text, fetch.split, out / "text")

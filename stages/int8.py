@@ -18,9 +18,9 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     places.check_folder(arguments.out, arguments.dense)
     with energy.stage_meter(f"int8-{arguments.name}", arguments.energy):
-        from prunelab import int8
+        from prunelab import checkpoint, int8
 
-        facts = int8.save(arguments.dense, arguments.out, arguments.name)
+        facts = int8.save(checkpoint.load(arguments.dense), arguments.dense, arguments.out, arguments.name)
     print(f"{arguments.name}: {facts['layers']} layers in int8, {facts['bytes']:,} bytes")
 
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from prunelab import energy, params, places
+from prunelab import checks, energy, params, places
 from prunelab.errors import exit_cleanly
 from prunelab.files import whole_directory
 
@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> None:
     places.check_folder(arguments.out, arguments.data)
     if arguments.energy:
         places.check_json(arguments.energy, "meter")
-    params.check_training(settings)  # again: train may have changed since the text was fetched
+    checks.check_training(settings)  # again: train may have changed since the text was fetched
     name = f"train-{arguments.seed}" if arguments.seed else "train"
     long = settings.train.epochs > 0
     with energy.stage_meter(name, arguments.energy, long=long, country=settings.energy.country):

@@ -254,7 +254,7 @@ def _narrowed(case: Case, identifier: str, units: int | None) -> None:
 
 def quantised(case: Case) -> None:
     """int8 from its folder computes what it computes in memory, to the bit, and about what fp32 does."""
-    facts = int8.save(case.dense, Path("models/dense-int8"), "dense-int8")
+    facts = int8.save(checkpoint.load(case.dense), case.dense, Path("models/dense-int8"), "dense-int8")
     again, memory_ = checkpoint.load("models/dense-int8"), checkpoint.load(case.dense)
     int8.quantise(memory_)
     assert torch.equal(logits(again), logits(memory_)), "int8: the folder computes something else than the model did"

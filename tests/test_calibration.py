@@ -9,7 +9,7 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from prunelab import calibration, checkpoint
+from prunelab import calibration, checkpoint, packed
 from prunelab.characters import character_tokenizer
 from prunelab.errors import InputError
 from prunelab.files import read_json
@@ -118,13 +118,13 @@ def test_behind_pruned_blocks_only_the_samples_are_stored_and_the_result_differs
     study(["wanda"], propagate="dense")
     stage()
     variant("wanda-50")
-    at_once = dict(checkpoint.masks_of("models/wanda-50"))
+    at_once = dict(packed.masks_of("models/wanda-50"))
     study(["wanda"], propagate="pruned")
     stage()
     assert read_json("models/calibration/calibration.json")["statistics"] == []
     assert not list(Path("models/calibration").glob("norms*"))
     assert variant("wanda-50")["calibration"]["propagate"] == "pruned"
-    by_blocks = dict(checkpoint.masks_of("models/wanda-50"))
+    by_blocks = dict(packed.masks_of("models/wanda-50"))
     first, second = ([torch.equal(at_once[n], by_blocks[n]) for n in at_once if f"layers.{b}." in n] for b in (0, 1))
     assert all(first)  # nothing is pruned before the first block
     assert not all(second)

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import prunelab
-from prunelab import checkpoint, pruning, variants
+from prunelab import checkpoint, packed, pruning, variants
 from prunelab.errors import InputError
 from tests import tiny
 
@@ -59,7 +59,7 @@ def masked(folders):
 def put_zeros(model, variant):
     parameters = dict(model.named_parameters())
     with torch.no_grad():
-        for name, keep in checkpoint.masks_of(variant):
+        for name, keep in packed.masks_of(variant):
             parameters[name].mul_(keep)
     return model
 
@@ -123,23 +123,23 @@ def test_counts_are_of_distinct_parameters_with_a_tied_head_once(folders):
 def test_bf16_is_packed_and_unpacked_to_the_bit(tmp_path):
     tensor = torch.randn(33, 7).bfloat16()
     keep = torch.rand(33, 7) > 0.5
-    writer = checkpoint.PackedWriter(tmp_path)
+    writer = packed.PackedWriter(tmp_path)
     writer.add("w", tensor, keep)
     writer.add("b", tensor[0])
     writer.close()
-    found = dict(checkpoint.unpacked(tmp_path))
+    found = dict(packed.unpacked(tmp_path))
     assert torch.equal(found["w"], tensor * keep) and found["w"].dtype == torch.bfloat16
     assert torch.equal(found["b"], tensor[0])
 
 
 def test_shards_hold_no_more_than_asked_and_load_as_one(tmp_path):
-    writer = checkpoint.PackedWriter(tmp_path, shard_bytes=400)
+    writer = packed.PackedWriter(tmp_path, shard_bytes=400)
     tensors = {f"t{i}": torch.randn(100) for i in range(10)}
     for name, tensor in tensors.items():
         writer.add(name, tensor, tensor > 0)
     writer.close()
     assert len(list(tmp_path.glob("packed-*.safetensors"))) > 3
-    for name, tensor in checkpoint.unpacked(tmp_path):
+    for name, tensor in packed.unpacked(tmp_path):
         assert torch.equal(tensor, tensors[name].clamp(min=0))
 
 

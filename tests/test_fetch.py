@@ -139,7 +139,7 @@ def test_fetching_text_imports_nothing_heavy_but_for_the_check_of_the_settings(t
     study(tmp_path, text=plays(tmp_path))
     code = (
         "import sys; sys.argv[0] = 'fetch'\n"
-        "from stages import fetch; fetch.params.check = lambda settings: None; fetch.main()\n"
+        "from stages import fetch; fetch.checks.check = lambda settings: None; fetch.main()\n"
         "heavy = {'torch', 'transformers', 'datasets', 'pandas', 'pyarrow', 'numpy', 'mlflow', 'huggingface_hub'}\n"
         "sys.exit(f'imported: {heavy & set(sys.modules)}' if heavy & set(sys.modules) else 0)"
     )

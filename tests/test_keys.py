@@ -150,7 +150,9 @@ def test_an_int8_row_says_of_which_dense_model_it_is(tmp_path):
     from prunelab.tensors import identity
 
     dense = tiny.dense_folder(tmp_path / "dense", tiny.gpt2())
-    assert int8.save(dense, tmp_path / "dense-int8", "dense-int8")["dense_sha256"] == identity(dense)
+    assert int8.save(checkpoint.load(dense), dense, tmp_path / "dense-int8", "dense-int8")["dense_sha256"] == identity(
+        dense
+    )
 
 
 def fingerprint(place, **train):  # noqa: F811

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from prunelab import checkpoint, masks, models, pruning, variants
+from prunelab import masks, models, packed, pruning, variants
 from prunelab.errors import InputError
 from prunelab.files import read_json
 from prunelab.tensors import Tensors
@@ -35,7 +35,7 @@ def test_every_method_removes_exactly_the_rounded_share_of_every_tensor(dense, t
     record = pruning.prune(dense, tmp_path / "v", plan(f"{method}-{percent}"))
     for layer in record["layers"]:
         assert layer["zeros"] == round(percent / 100 * torch.Size(layer["shape"]).numel())
-    for name, keep in checkpoint.masks_of(tmp_path / "v"):
+    for name, keep in packed.masks_of(tmp_path / "v"):
         assert int((~keep).sum()) == round(percent / 100 * keep.numel()), name
 
 
@@ -50,7 +50,7 @@ def test_global_magnitude_has_one_threshold(dense, tmp_path):
     pruning.prune(dense, tmp_path / "v", plan("magnitude-global-50"))
     weights = state(dense)
     kept, removed = [], []
-    for name, keep in checkpoint.masks_of(tmp_path / "v"):
+    for name, keep in packed.masks_of(tmp_path / "v"):
         kept.append(weights[name].abs()[keep].min())
         removed.append(weights[name].abs()[~keep].max())
     assert max(removed) <= min(kept)
@@ -60,7 +60,7 @@ def test_what_survives_is_final_or_averaged_and_what_ranks_is_magnitude_or_histo
     weights, found = state(dense), {}
     for method in ("magnitude", "average-magnitude", "systematic", "systematic-average"):
         pruning.prune(dense, tmp_path / method, plan(f"{method}-50"))
-        found[method] = (dict(checkpoint.unpacked(tmp_path / method)), dict(checkpoint.masks_of(tmp_path / method)))
+        found[method] = (dict(packed.unpacked(tmp_path / method)), dict(packed.masks_of(tmp_path / method)))
     for name in found["magnitude"][1]:
         by_magnitude, by_history = found["magnitude"][1][name], found["systematic"][1][name]
         assert torch.equal(by_magnitude, found["average-magnitude"][1][name])
@@ -77,7 +77,7 @@ def test_what_survives_is_final_or_averaged_and_what_ranks_is_magnitude_or_histo
 def test_a_prune_rate_is_the_paper_s_threshold_in_standard_deviations(dense, tmp_path):
     record = pruning.prune(dense, tmp_path / "v", plan("magnitude-sigma112", "sigma"))
     weights = state(dense)
-    for name, keep in checkpoint.masks_of(tmp_path / "v"):
+    for name, keep in packed.masks_of(tmp_path / "v"):
         magnitude = weights[name].abs()
         assert torch.equal(keep, magnitude >= 1.12 * magnitude.std())
     assert record["prune_rate"] == 1.12
@@ -95,15 +95,15 @@ def test_a_target_sparsity_logs_the_prune_rate_that_reaches_it(dense, tmp_path):
 def test_a_global_prune_rate_uses_one_standard_deviation(dense, tmp_path):
     pruning.prune(dense, tmp_path / "v", plan("magnitude-global-sigma100"))
     weights = state(dense)
-    names = [name for name, _ in checkpoint.masks_of(tmp_path / "v")]
+    names = [name for name, _ in packed.masks_of(tmp_path / "v")]
     sigma = torch.cat([weights[name].abs().flatten() for name in names]).std()
-    for name, keep in checkpoint.masks_of(tmp_path / "v"):
+    for name, keep in packed.masks_of(tmp_path / "v"):
         assert torch.equal(keep, weights[name].abs() >= sigma)
 
 
 def test_2of4_groups_run_along_the_inputs_also_of_a_transposed_layer(dense, tmp_path):
     pruning.prune(dense, tmp_path / "v", plan("magnitude-2of4"))
-    for name, keep in checkpoint.masks_of(tmp_path / "v"):
+    for name, keep in packed.masks_of(tmp_path / "v"):
         by_output = keep.T  # Conv1D holds (in, out)
         assert (by_output.reshape(-1, 4).sum(1) == 2).all(), name
 
@@ -112,7 +112,7 @@ def test_random_masks_come_from_the_seed(dense, tmp_path):
     kept = {}
     for label, seed in (("a", 0), ("b", 0), ("c", 1)):
         pruning.prune(dense, tmp_path / label, plan("random-50", seed=seed))
-        kept[label] = dict(checkpoint.masks_of(tmp_path / label))
+        kept[label] = dict(packed.masks_of(tmp_path / label))
     name = next(iter(kept["a"]))
     assert torch.equal(kept["a"][name], kept["b"][name])
     assert not torch.equal(kept["a"][name], kept["c"][name])
@@ -121,7 +121,7 @@ def test_random_masks_come_from_the_seed(dense, tmp_path):
 def test_scope_chooses_tensors(dense, tmp_path):
     record = pruning.prune(dense, tmp_path / "v", plan("magnitude-50", scope="mlp"))
     assert {layer["role"] for layer in record["layers"]} == {"mlp"}
-    assert all("mlp" in name for name, _ in checkpoint.masks_of(tmp_path / "v"))
+    assert all("mlp" in name for name, _ in packed.masks_of(tmp_path / "v"))
 
 
 def test_embeddings_and_a_tied_head_are_never_in_scope(dense):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from prunelab import checkpoint, pruning, recovery, removal, variants
+from prunelab import checkpoint, packed, pruning, recovery, removal, variants
 from prunelab.errors import InputError
 from prunelab.files import read_json
 from prunelab.tensors import Tensors
@@ -47,9 +47,9 @@ def test_no_zero_comes_back_with_adamw_and_weight_decay(sparse, dense, tmp_path)
     record = recovery.recover(
         sparse, dense, tmp_path / "v", "magnitude-80-recovered", plan(weight_decay=0.5), TEXT, VALIDATION
     )
-    before, after = dict(checkpoint.masks_of(sparse)), dict(checkpoint.masks_of(tmp_path / "v"))
+    before, after = dict(packed.masks_of(sparse)), dict(packed.masks_of(tmp_path / "v"))
     assert before.keys() == after.keys() and len(before) == 8
-    weights, old = dict(checkpoint.unpacked(tmp_path / "v")), dict(checkpoint.unpacked(sparse))
+    weights, old = dict(packed.unpacked(tmp_path / "v")), dict(packed.unpacked(sparse))
     assert weights.keys() == old.keys()
     for name, keep in before.items():
         assert torch.equal(after[name], keep)
@@ -64,7 +64,7 @@ def test_without_the_mask_zeros_do_come_back(sparse):
     """What the test above guards against really happens."""
     model = checkpoint.load(sparse)
     recovery._train(model, {}, None, plan(tokens=2 * 128), TEXT, "v")
-    name, keep = next(checkpoint.masks_of(sparse))
+    name, keep = next(packed.masks_of(sparse))
     assert model.get_parameter(name)[~keep].any()
 
 

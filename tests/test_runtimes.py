@@ -71,7 +71,7 @@ def test_int8_weights_have_one_scale_an_output_row():
 def test_an_int8_folder_loads_to_the_bit_and_is_smaller(name, tmp_path):
     model = architectures.build(name)
     folder = tiny.dense_folder(tmp_path / "dense", model)
-    facts = int8.save(folder, tmp_path / "int8", "dense-int8")
+    facts = int8.save(checkpoint.load(folder), folder, tmp_path / "int8", "dense-int8")
     loaded = checkpoint.load(tmp_path / "int8")
     int8.quantise(model)
     with torch.no_grad():
@@ -89,7 +89,7 @@ def test_an_int8_folder_loads_to_the_bit_and_is_smaller(name, tmp_path):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_an_int8_folder_holds_the_whole_model_by_the_module_s_names(name, dtype, tmp_path):
     folder = tiny.dense_folder(tmp_path / "dense", zoo.random_model(name, 40).to(dtype))
-    int8.save(folder, tmp_path / "int8", "dense-int8")
+    int8.save(checkpoint.load(folder), folder, tmp_path / "int8", "dense-int8")
     loaded, wanted = checkpoint.load(tmp_path / "int8"), checkpoint.load(folder)
     int8.quantise(wanted)
     assert loaded.dtype == wanted.dtype == dtype
@@ -106,7 +106,7 @@ def test_an_int8_folder_holds_the_whole_model_by_the_module_s_names(name, dtype,
 def test_a_head_that_is_no_longer_its_embedding_s_twin_stays_itself_in_int8(tmp_path):
     model = zoo.random_model("Llama", 40)
     folder = tiny.dense_folder(tmp_path / "dense", model)
-    int8.save(folder, tmp_path / "int8", "dense-int8")
+    int8.save(checkpoint.load(folder), folder, tmp_path / "int8", "dense-int8")
     config = (tmp_path / "int8" / "config.json").read_text()
     (tmp_path / "int8" / "config.json").write_text(
         config.replace('"tie_word_embeddings": false', '"tie_word_embeddings": true')
@@ -145,7 +145,7 @@ def test_what_is_stored_is_compared_with_what_was_quantised(tmp_path, monkeypatc
     with pytest.raises(
         InputError, match="LlamaForCausalLM cannot run in int8: its folder holds another model.norm.weight"
     ):
-        int8.save(folder, tmp_path / "int8", "dense-int8")
+        int8.save(checkpoint.load(folder), folder, tmp_path / "int8", "dense-int8")
     assert not (tmp_path / "int8").exists()
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from prunelab import calibration, checkpoint, gradients, models, pruning, streaming, variants
+from prunelab import calibration, checkpoint, gradients, models, packed, pruning, streaming, variants
 from prunelab.blocks import BlockModel
 from prunelab.calibration import Calibration
 from prunelab.errors import InputError
@@ -104,7 +104,7 @@ def prune(dense, out, identifier, seen=None, by_blocks=False, scope="blocks", ba
 )
 def test_wanda_behind_pruned_blocks_agrees_with_the_plain_rule_on_every_weight(dense, seen, tmp_path, rate, how):
     record = prune(dense, tmp_path / "v", f"wanda-{rate}", seen, by_blocks=True)
-    kept = dict(checkpoint.masks_of(tmp_path / "v"))
+    kept = dict(packed.masks_of(tmp_path / "v"))
 
     def rule(weight, inputs):
         keep = plain.wanda(weight, inputs, **how)
@@ -120,7 +120,7 @@ def test_wanda_behind_pruned_blocks_agrees_with_the_plain_rule_on_every_weight(d
 @pytest.mark.parametrize(("rate", "how"), [("40", {"sparsity": 0.4}), ("2of4", {"n_of_m": (2, 4)})])
 def test_sparsegpt_behind_pruned_blocks_agrees_with_plain_double_precision(dense, seen, tmp_path, rate, how):
     prune(dense, tmp_path / "v", f"sparsegpt-{rate}", seen, by_blocks=True)
-    found = dict(checkpoint.unpacked(tmp_path / "v"))
+    found = dict(packed.unpacked(tmp_path / "v"))
 
     def rule(weight, inputs):
         return plain.sparsegpt(weight, 2 / len(inputs) * (inputs.double().T @ inputs.double()), **how)
@@ -161,7 +161,7 @@ def test_from_dense_statistics_wanda_and_ria_agree_with_the_plain_rules(dense, s
     weights = Tensors(dense)
     for method, rule in (("wanda", plain.wanda), ("ria", plain.ria)):
         prune(dense, tmp_path / method, f"{method}-30", seen)
-        kept = dict(checkpoint.masks_of(tmp_path / method))
+        kept = dict(packed.masks_of(tmp_path / method))
         for entry in entries:
             name = entry["name"]
             assert torch.equal(rows(kept[name], entry), rule(rows(weights[name], entry), inputs[name], 0.3)), name
@@ -171,7 +171,7 @@ def test_nothing_but_the_linear_weights_of_the_blocks_is_touched(dense, seen, tm
     before = Tensors(dense)
     names = {entry["name"] for entry in read_json(dense / "prunable.json")}
     prune(dense, tmp_path / "v", "sparsegpt-50", seen, by_blocks=True)
-    after = dict(checkpoint.unpacked(tmp_path / "v"))
+    after = dict(packed.unpacked(tmp_path / "v"))
     assert set(after) == set(before.names())
     for name, tensor in after.items():
         assert torch.equal(tensor, before[name]) != (name in names), name
@@ -180,7 +180,7 @@ def test_nothing_but_the_linear_weights_of_the_blocks_is_touched(dense, seen, tm
 def test_the_variant_loads_and_computes_what_its_tensors_say(dense, seen, tmp_path):
     prune(dense, tmp_path / "v", "sparsegpt-50", seen, by_blocks=True)
     model = whole(dense)
-    for name, tensor in checkpoint.unpacked(tmp_path / "v"):
+    for name, tensor in packed.unpacked(tmp_path / "v"):
         if name in dict(model.named_parameters()):
             model.get_parameter(name).data.copy_(tensor)
     with torch.no_grad():
@@ -194,7 +194,7 @@ def test_more_sparsity_never_adds_a_weight_back(llama, tmp_path, method):
     before = None
     for percent in (25, 50, 75):  # whole numbers of weights in rows, tensors and blocks
         prune(llama, tmp_path / str(percent), f"{method}-{percent}", seen)
-        kept = dict(checkpoint.masks_of(tmp_path / str(percent)))
+        kept = dict(packed.masks_of(tmp_path / str(percent)))
         if before is not None and method != "sparsegpt":  # its later scores depend on what was removed before
             assert all((kept[name] <= before[name]).all() for name in kept)
         before = kept
@@ -211,7 +211,7 @@ def test_disk_or_memory_threads_and_any_batch_size_give_the_same_variant(llama, 
     ):
         torch.set_num_threads(threads)
         prune(llama, tmp_path / str(number), f"{method}-50", seen, by_blocks=True, **options)
-        found.append(dict(checkpoint.unpacked(tmp_path / str(number))))
+        found.append(dict(packed.unpacked(tmp_path / str(number))))
     torch.set_num_threads(1)
     for name, tensor in found[0].items():
         assert torch.equal(found[1][name], tensor)  # to the bit
@@ -234,7 +234,7 @@ def test_only_what_is_in_scope_is_pruned_and_watched(llama, tmp_path):
     seen = look(llama, tmp_path)
     record = prune(llama, tmp_path / "v", "wanda-50", seen, by_blocks=True, scope="mlp")
     assert {layer["role"] for layer in record["layers"]} == {"mlp"}
-    assert all("mlp" in name for name, _ in checkpoint.masks_of(tmp_path / "v"))
+    assert all("mlp" in name for name, _ in packed.masks_of(tmp_path / "v"))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from prunelab import checkpoint, masks, models, params
+from prunelab import checkpoint, masks, models, packed, params
 from prunelab.errors import InputError
 from prunelab.traintime import GradualMagnitude, Movement, Schedule
 from stages import prune
@@ -172,10 +172,10 @@ def study(tmp_path, monkeypatch):
 @pytest.mark.parametrize("method", ["gradual-magnitude", "movement"])
 def test_the_stage_trains_a_pruned_model_and_leaves_a_variant_like_any_other(study, method):
     prune.main([f"{method}-50", "--dense", "unused", "--data", "data", "--out", f"models/{method}-50"])
-    found = dict(checkpoint.masks_of(f"models/{method}-50"))
+    found = dict(packed.masks_of(f"models/{method}-50"))
     zeros, size = sum(int((~keep).sum()) for keep in found.values()), sum(keep.numel() for keep in found.values())
     assert zeros == pytest.approx(0.5 * size, abs=len(found))
-    weights = dict(checkpoint.unpacked(f"models/{method}-50"))
+    weights = dict(packed.unpacked(f"models/{method}-50"))
     assert all((weights[name][~keep] == 0).all() for name, keep in found.items())
     record = checkpoint.read_json(f"models/{method}-50/sparsity.json")
     assert record["allocation"] == ("global" if method == "movement" else "uniform")

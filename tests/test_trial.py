@@ -6,7 +6,7 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from prunelab import params, trial
+from prunelab import checks, params, trial
 from prunelab.errors import InputError
 from tests import zoo
 from tests.imports import ROOT
@@ -28,14 +28,14 @@ def settings(folder, architecture="llama", config=LLAMA, **changes) -> params.Se
 
 def refusal(folder, *model, **changes) -> str:
     with pytest.raises(InputError) as caught:
-        params.check(settings(folder, *model, **changes))
+        checks.check(settings(folder, *model, **changes))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
 @pytest.mark.parametrize("name", zoo.ARCHITECTURES)
 def test_no_architecture_that_can_be_trained_is_refused(tmp_path, name):
-    params.check(settings(tmp_path, *zoo.ARCHITECTURES[name]))
+    checks.check(settings(tmp_path, *zoo.ARCHITECTURES[name]))
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_what_the_library_raises_is_one_line_that_names_the_setting(tmp_path, ar
 
 
 def test_a_bert_that_is_told_to_decode_is_taken(tmp_path):
-    params.check(settings(tmp_path, "bert", {**BERT, "is_decoder": True}))
+    checks.check(settings(tmp_path, "bert", {**BERT, "is_decoder": True}))
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_a_context_beyond_the_models_positions_is_told(tmp_path):
     with pytest.raises(InputError, match=r"train\.context: 65 exceeds the model's 64 positions"):
         trial.run(too_long)
     no_limit = zoo.ARCHITECTURES["BLOOM"]
-    params.check(settings(tmp_path, *no_limit, quality={"context": 3000}))
+    checks.check(settings(tmp_path, *no_limit, quality={"context": 3000}))
 
 
 def test_groups_of_heads_that_a_fused_layer_hides_are_told(tmp_path):
@@ -101,7 +101,7 @@ def test_a_model_of_billions_is_never_materialised(tmp_path, name):
     config = {"hidden_size": 4096, "num_hidden_layers": 32, "intermediate_size": 14336}  # 7 billion and more
     start = torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
     began = time.perf_counter()
-    params.check(settings(tmp_path, name, config))
+    checks.check(settings(tmp_path, name, config))
     assert time.perf_counter() - began < 60  # filling 28 GB alone would take longer
     assert not torch.cuda.is_available() or torch.cuda.memory_allocated() == start
     line = refusal(tmp_path, name, {**config, "num_attention_heads": 32, "num_key_value_heads": 5})
@@ -113,7 +113,7 @@ def test_random_states_are_left_as_they_were(tmp_path):
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    params.check(study)
+    checks.check(study)
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -133,11 +133,11 @@ def test_a_country_that_is_none_is_told_before_anything_runs(tmp_path):
 def test_the_command_prints_one_line(tmp_path, monkeypatch, capsys):
     settings(tmp_path)
     monkeypatch.chdir(tmp_path)
-    params.main([])
+    checks.main([])
     assert capsys.readouterr().out == "params.yaml: study smoke, 2 variants, ok\n"
     settings(tmp_path, "gpt2", {"n_layer": "2"})
     with pytest.raises(InputError, match=r"^params.yaml: train\.config\.n_layer: 'gpt2' refuses it"):
-        params.main(["params.yaml"])
+        checks.main(["params.yaml"])
 
 
 @pytest.mark.parametrize("stage", ["fetch", "train"])
