@@ -36,6 +36,7 @@ test-slow: .venv/installed
 lint: .venv/installed
 	ruff check .
 	ruff format --check .
+	lint-imports --no-cache
 
 ui: .venv/installed
 	mlflow ui --backend-store-uri sqlite:///mlflow.db --port $(PORT)

@@ -87,7 +87,7 @@ def main() -> None:
 
 
 def dtype_of(arm: str, arguments) -> str:
-    from prunelab import quality
+    from prunelab.quality import quality
 
     return "auto" if arm == "lm-eval" else quality.precision(arguments.precision)
 
@@ -98,7 +98,8 @@ def prepare(arguments, names):
     from lm_eval.models.huggingface import HFLM
     from transformers import AutoTokenizer
 
-    from prunelab import checkpoint, quality, windows
+    from prunelab.models import checkpoint
+    from prunelab.quality import quality, windows
 
     loaded = {}
     for dtype in {dtype_of(name, arguments) for name in names}:
@@ -137,7 +138,7 @@ def prepare(arguments, names):
 
 def memory_of(arguments) -> dict:
     """Peak resident bytes of this process while one arm runs, and what of it came on top of the loaded model."""
-    from prunelab import memory
+    from prunelab.efficiency import memory
 
     arms, _ = prepare(arguments, [arguments.only])
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak of loading; Linux only

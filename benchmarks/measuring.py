@@ -17,7 +17,8 @@ import time
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from prunelab import device, latency, stats
+from prunelab import stats
+from prunelab.efficiency import device, latency
 
 MODEL = {"n_layer": 4, "n_head": 4, "n_embd": 128, "n_positions": 64, "vocab_size": 84}  # the default study's
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from tests import workspace
+from tests.helpers import workspace
 
 
 def main() -> None:

@@ -41,7 +41,7 @@ def main() -> None:
 
     import torch
 
-    from prunelab import models
+    from prunelab.models import models
 
     tokens = tokenised(arguments)
     print(f"{arguments.samples} x {arguments.length} tokens, {torch.get_num_threads()} threads, "
@@ -66,7 +66,7 @@ def tokenised(arguments):
     import torch
     from transformers import AutoTokenizer
 
-    from prunelab import calibration
+    from prunelab.calibration import calibration
 
     text = arguments.text.read_text(encoding="utf-8")
     ids = AutoTokenizer.from_pretrained(arguments.model)(text, add_special_tokens=False, verbose=False)["input_ids"]
@@ -93,8 +93,11 @@ def passes(arguments, tokens, methods: list[str], scratch: Path) -> dict:
     """Pruning as published, to two bare forward passes."""
     import torch
 
-    from prunelab import calibration, checkpoint, models, pruning, streaming, variants
-    from prunelab.blocks import BlockModel
+    from prunelab.calibration import calibration
+    from prunelab.calibration.blocks import BlockModel
+    from prunelab.models import checkpoint, models
+    from prunelab.pruning import pruning, streaming
+    from prunelab.recipes import variants
 
     dtype = torch.bfloat16 if models.computes_bf16() else torch.float32
     bare = checkpoint.load(arguments.model, dtype).base_model
@@ -123,9 +126,9 @@ def solving(arguments, tokens) -> dict:
     """SparseGPT of each distinct shape of layer in the model, to its matrix products alone in the same precisions."""
     import torch
 
-    from prunelab import sparsegpt
-    from prunelab.observer import InputSums
-    from prunelab.pruning import tensors_in_scope
+    from prunelab.calibration.observer import InputSums
+    from prunelab.pruning import sparsegpt
+    from prunelab.pruning.pruning import tensors_in_scope
 
     scope = tensors_in_scope(arguments.model, "blocks")
     shapes = {tuple(t["shape"][::-1] if t["transposed"] else t["shape"]) for t in scope}

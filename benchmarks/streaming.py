@@ -113,8 +113,11 @@ def prune(arguments) -> None:
     """Prune the model in the folder `arguments.prune`, and print what it took as JSON."""
     import torch
 
-    from prunelab import calibration, memory, pruning, streaming, variants
-    from prunelab.blocks import BlockModel
+    from prunelab.calibration import calibration
+    from prunelab.calibration.blocks import BlockModel
+    from prunelab.efficiency import memory
+    from prunelab.pruning import pruning, streaming
+    from prunelab.recipes import variants
 
     folder = arguments.prune
     generator = torch.Generator().manual_seed(1)

@@ -17,7 +17,11 @@ from pathlib import Path
 
 import torch
 
-from prunelab import checkpoint, device, latency, models, removal, stats, variants
+from prunelab import stats
+from prunelab.efficiency import device, latency
+from prunelab.models import checkpoint, models
+from prunelab.recipes import variants
+from prunelab.structure import removal
 
 WEIGHTS_ALONE = {"depth": "depth-random", "mlp-width": "mlp-width-norms"}
 

@@ -15,8 +15,9 @@ import time
 
 import torch
 
-from prunelab import models, params
-from prunelab.tracker import WeightHistory
+from prunelab.models import models
+from prunelab.study import params
+from prunelab.training.tracker import WeightHistory
 
 
 def main() -> None:

@@ -72,7 +72,7 @@ def _run_study() -> None:
         print(*screen.held, sep="\n", flush=True)
         sys.exit("error: the study stopped, see above; what is finished is kept: `make study` continues")
     print(screen.summary(time.monotonic() - began), flush=True)
-    for command in (["prunelab.tracking", "--if-reachable"], ["prunelab.results"]):
+    for command in (["prunelab.mirror.tracking", "--if-reachable"], ["prunelab.report.results"]):
         if process.run([sys.executable, "-m", *command], None, own_session=True):
             sys.exit(f"error: the study is complete, but `python -m {' '.join(command)}` failed, see above")
     print("MLflow: make ui")

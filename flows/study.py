@@ -53,7 +53,7 @@ def run_stage(name: str) -> float:
 @task(task_run_name="mirror", cache_policy=NO_CACHE)
 def mirror() -> None:
     """Copy the results to MLflow; a server that is down does not fail the study."""
-    _run("mirror", [sys.executable, "-m", "prunelab.tracking", "--if-reachable"])
+    _run("mirror", [sys.executable, "-m", "prunelab.mirror.tracking", "--if-reachable"])
 
 
 @flow(name="study", task_runner=ThreadPoolTaskRunner())

@@ -12,8 +12,9 @@ from pathlib import Path
 import psutil
 
 from flows import process
-from prunelab import files, params
+from prunelab.disk import files
 from prunelab.errors import InputError
+from prunelab.study import params
 
 LOCK = Path(".prunelab/study.lock")
 RWLOCK = Path(".dvc/tmp/rwlock")

@@ -15,8 +15,8 @@ for _name in ("torchao", "torch.utils._pytree"):
 
 
 def load(path, **options):
-    """The model in folder `path`, a plain Hugging Face folder or a packed variant; see `prunelab.checkpoint.load`."""
+    """The model in folder `path`, plain, packed or in int8; see `prunelab.models.checkpoint.load`."""
     # Imported here because most stages never build a model, and importing one costs seconds.
-    from prunelab import checkpoint
+    from prunelab.models import checkpoint
 
     return checkpoint.load(path, **options)

@@ -9,9 +9,10 @@ is then pruned block by block (`pruned`).
 import argparse
 from pathlib import Path
 
-from prunelab import energy, params
+from prunelab.disk.files import whole_directory, write_json
+from prunelab.energy import energy
 from prunelab.errors import exit_cleanly
-from prunelab.files import whole_directory, write_json
+from prunelab.study import params
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -34,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
                 print("calibrate: null, so nothing is shown to the model")
                 return
             # After the settings: a misspelt key must not wait for five seconds of imports.
-            from prunelab import streaming
+            from prunelab.pruning import streaming
 
             seed = settings.seed_of(arguments.seed) if arguments.seed else settings.calibrate.seed
             facts = streaming.calibrate(settings, arguments.dense, arguments.data, partial, seed)

@@ -10,7 +10,9 @@ is lost where it stops: at a Python that is not the project's.
 import argparse
 from pathlib import Path
 
-from prunelab import device, errors, files, interpreter, places
+from prunelab import errors, interpreter
+from prunelab.disk import files, places
+from prunelab.efficiency import device
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -14,7 +14,11 @@ loaded, because its peak memory is read from this process.
 import argparse
 from pathlib import Path
 
-from prunelab import device, energy, errors, files, params, places
+from prunelab import errors
+from prunelab.disk import files, places
+from prunelab.efficiency import device
+from prunelab.energy import energy
+from prunelab.study import params
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -39,8 +43,8 @@ def run(arguments) -> None:
     session = files.read_json(arguments.session) if arguments.session else None
     check(arguments, session, machine)
     with device.alone():
-        from prunelab.session import measure
-        from prunelab.tensors import identity
+        from prunelab.efficiency.session import measure
+        from prunelab.models.tensors import identity
 
         figures, rows = measure(
             arguments.model, arguments.dense, settings.efficiency, settings.energy, settings.seed, session
@@ -59,7 +63,7 @@ def check(arguments, session: dict | None, machine: dict) -> None:
             "measure the dense model here first (dvc repro efficiency-dense)"
         )
     if session is not None and (known := session.get("dense_sha256")):
-        from prunelab.tensors import identity
+        from prunelab.models.tensors import identity
 
         if known != identity(arguments.dense):
             raise errors.InputError(

@@ -6,8 +6,10 @@ python -m stages.export --results results --models models --out models/best
 import argparse
 from pathlib import Path
 
-from prunelab import params, places, results
+from prunelab.disk import places
 from prunelab.errors import exit_cleanly
+from prunelab.report import results
+from prunelab.study import params
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -21,7 +23,7 @@ def main(argv: list[str] | None = None) -> None:
     folders = (arguments.models / row["variant"] for row in study.rows)
     places.check_folder(arguments.out, arguments.results, arguments.models, *folders)
 
-    from prunelab import delivery
+    from prunelab.delivery import delivery
 
     choice = delivery.choose(study)
     delivery.deliver(study, choice, arguments.out, settings.export.onnx)

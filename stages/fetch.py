@@ -12,7 +12,12 @@ Reads `fetch` of params.yaml. Writes, all or nothing:
 import argparse
 from pathlib import Path
 
-from prunelab import checks, energy, errors, files, params, places, text
+from prunelab import errors
+from prunelab.checks import checks
+from prunelab.data import text
+from prunelab.disk import files, places
+from prunelab.energy import energy
+from prunelab.study import params
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -43,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
             manifest = text.prepare_whole(fetch.calibration, out / "calibration")
             print(f"  {manifest['documents']} documents, {manifest['characters']:,} characters", flush=True)
         if fetch.model is not None:
-            from prunelab import pretrained  # here, because a study that trains its own model needs none of it
+            from prunelab.models import pretrained  # here, because a study that trains its own model needs none of it
 
             print(f"model: {fetch.model.kind} {fetch.model.name}", flush=True)
             manifest = pretrained.prepare(fetch.model, out / "model")

@@ -9,7 +9,10 @@ sources.json (texts and models, for the stage fetch), questions.json (for the st
 import argparse
 from pathlib import Path
 
-from prunelab import errors, files, inputs, params, places
+from prunelab import errors
+from prunelab.data import inputs
+from prunelab.disk import files, places
+from prunelab.study import params
 
 
 def main(argv: list[str] | None = None) -> None:

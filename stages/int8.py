@@ -6,7 +6,9 @@ python -m stages.int8 dense-int8 --dense models/dense --out models/dense-int8
 import argparse
 from pathlib import Path
 
-from prunelab import energy, errors, places
+from prunelab import errors
+from prunelab.disk import places
+from prunelab.energy import energy
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -18,7 +20,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     places.check_folder(arguments.out, arguments.dense)
     with energy.stage_meter(f"int8-{arguments.name}", arguments.energy):
-        from prunelab import checkpoint, int8
+        from prunelab.models import checkpoint, int8
 
         facts = int8.save(checkpoint.load(arguments.dense), arguments.dense, arguments.out, arguments.name)
     print(f"{arguments.name}: {facts['layers']} layers in int8, {facts['bytes']:,} bytes")

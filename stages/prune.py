@@ -3,10 +3,14 @@
 import argparse
 from pathlib import Path
 
-from prunelab import energy, params, places, pruning, variants
-from prunelab.calibration import Calibration
+from prunelab.calibration.calibration import Calibration
+from prunelab.disk import places
+from prunelab.energy import energy
 from prunelab.errors import InputError, exit_cleanly
-from prunelab.methods import METHODS, allocation_of
+from prunelab.pruning import pruning
+from prunelab.recipes import variants
+from prunelab.recipes.methods import METHODS, allocation_of
+from prunelab.study import params
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -45,11 +49,11 @@ def run(arguments, settings, variant: variants.Variant, by_blocks: bool) -> None
     calibration = Calibration(arguments.calibration) if arguments.calibration else None
     # Imported here, because pruning by weights alone needs no model class, whose import takes seconds.
     if METHODS[variant.method].trains:
-        from prunelab import traintime
+        from prunelab.pruning import traintime
 
         record = traintime.prune(settings, arguments.data, arguments.out, plan)
     elif by_blocks and calibration:
-        from prunelab import streaming
+        from prunelab.pruning import streaming
 
         decide = streaming.decide_for(settings, plan, arguments.dense, calibration, disk=arguments.out.parent)
         record = pruning.prune(arguments.dense, arguments.out, plan, calibration, decide)

@@ -8,7 +8,10 @@ Writes quality.json and windows.safetensors (the loss of every window).
 import argparse
 from pathlib import Path
 
-from prunelab import energy, errors, files, params, places
+from prunelab import errors
+from prunelab.disk import files, places
+from prunelab.energy import energy
+from prunelab.study import params
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -28,7 +31,8 @@ def score(wanted, arguments) -> None:
     """The work, behind the imports that cost seconds."""
     from safetensors.numpy import save_file
 
-    from prunelab import checkpoint, controls, probes, quality, reference
+    from prunelab.models import checkpoint
+    from prunelab.quality import controls, probes, quality, reference
 
     dense = reference.load(arguments.reference / "reference.safetensors")
     reference.check(dense, wanted)

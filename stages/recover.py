@@ -7,8 +7,10 @@
 import argparse
 from pathlib import Path
 
-from prunelab import energy, params, places
+from prunelab.disk import places
+from prunelab.energy import energy
 from prunelab.errors import exit_cleanly
+from prunelab.study import params
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -33,7 +35,10 @@ def run(arguments, settings) -> None:
     """The work, behind the imports that cost seconds."""
     import torch
 
-    from prunelab import files, loading, recovery, training
+    from prunelab.disk import files
+    from prunelab.models import loading
+    from prunelab.recovery import recovery
+    from prunelab.training import training
 
     wanted, context = settings.recover, settings.train.context
     tokenizer = loading.tokenizer_of(arguments.dense, arguments.dense)

@@ -8,7 +8,10 @@ Writes results/dense/quality.json and reference.safetensors.
 import argparse
 from pathlib import Path
 
-from prunelab import energy, errors, files, params, places
+from prunelab import errors
+from prunelab.disk import files, places
+from prunelab.energy import energy
+from prunelab.study import params
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -36,8 +39,9 @@ def score_all(arguments, suffix: str) -> None:
 
     import numpy as np
 
-    from prunelab import checkpoint, loading, probes, quality, reference, windows
-    from prunelab.tensors import identity
+    from prunelab.models import checkpoint, loading
+    from prunelab.models.tensors import identity
+    from prunelab.quality import probes, quality, reference, windows
 
     wanted = settings.quality
     dtype = quality.precision(wanted.precision)

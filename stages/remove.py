@@ -6,9 +6,12 @@ python -m stages.remove depth-25 --dense models/dense --calibration models/calib
 import argparse
 from pathlib import Path
 
-from prunelab import energy, params, places, variants
+from prunelab.disk import places
+from prunelab.energy import energy
 from prunelab.errors import InputError, exit_cleanly
-from prunelab.methods import STRUCTURES
+from prunelab.recipes import variants
+from prunelab.recipes.methods import STRUCTURES
+from prunelab.study import params
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -31,8 +34,8 @@ def main(argv: list[str] | None = None) -> None:
 
 def run(arguments, settings, variant: variants.Variant) -> None:
     """The work, behind the imports that cost seconds."""
-    from prunelab import removal
-    from prunelab.calibration import Calibration
+    from prunelab.calibration.calibration import Calibration
+    from prunelab.structure import removal
 
     plan = removal.Plan(
         variant=variant,

@@ -8,7 +8,10 @@ Writes results.csv, metrics.json, index.html and plots/. The list of variants co
 import argparse
 from pathlib import Path
 
-from prunelab import errors, files, params, places, results
+from prunelab import errors
+from prunelab.disk import files, places
+from prunelab.report import results
+from prunelab.study import params
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -34,7 +37,7 @@ def check(arguments) -> None:
 
 def write(study: results.Study, out: Path) -> None:
     """The work, behind the imports that cost a second."""
-    from prunelab import page, plots, verdict
+    from prunelab.report import page, plots, verdict
 
     found = verdict.groups(study)
     drawn = page.pictures(study, found)

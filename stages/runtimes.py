@@ -9,7 +9,11 @@ Writes runtimes.json. A runtime that this machine lacks stands in it with the re
 import argparse
 from pathlib import Path
 
-from prunelab import device, energy, errors, files, params, places
+from prunelab import errors
+from prunelab.disk import files, places
+from prunelab.efficiency import device
+from prunelab.energy import energy
+from prunelab.study import params
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -26,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     settings, machine = params.load(), files.read_json(arguments.device)
     session = files.read_json(arguments.session)
     with energy.stage_meter(f"runtimes-{arguments.variant}", arguments.energy), device.alone():
-        from prunelab import serving  # after the settings: a misspelt key must not wait for slow imports
+        from prunelab.efficiency import serving  # after the settings: a misspelt key must not wait for slow imports
 
         wanted = settings.runtimes
         found = serving.measure(

@@ -8,9 +8,10 @@ A pruned and recovered model that is no better than this one was not worth pruni
 import argparse
 from pathlib import Path
 
-from prunelab import energy, params
+from prunelab.disk.files import read_json, whole_directory
+from prunelab.energy import energy
 from prunelab.errors import exit_cleanly
-from prunelab.files import read_json, whole_directory
+from prunelab.study import params
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -24,7 +25,7 @@ def main(argv: list[str] | None = None) -> None:
     settings = params.load()
     changes = read_json(arguments.like / "sparsity.json")["structure"]["config_changes"]
     with energy.stage_meter("small-dense-small", arguments.energy, long=True, country=settings.energy.country):
-        from prunelab import training
+        from prunelab.training import training
 
         with whole_directory(arguments.out, arguments.like, arguments.data) as partial:
             training.run(floor(settings, changes), arguments.data, partial, settings.seed_of(arguments.seed))

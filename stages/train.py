@@ -3,9 +3,12 @@
 import argparse
 from pathlib import Path
 
-from prunelab import checks, energy, params, places
+from prunelab.checks import checks
+from prunelab.disk import places
+from prunelab.disk.files import whole_directory
+from prunelab.energy import energy
 from prunelab.errors import exit_cleanly
-from prunelab.files import whole_directory
+from prunelab.study import params
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -25,7 +28,7 @@ def main(argv: list[str] | None = None) -> None:
     long = settings.train.epochs > 0
     with energy.stage_meter(name, arguments.energy, long=long, country=settings.energy.country):
         # After the settings: a misspelt key must not wait for five seconds of imports.
-        from prunelab import training
+        from prunelab.training import training
 
         with whole_directory(arguments.out, arguments.data) as partial:
             training.run(settings, arguments.data, partial, settings.seed_of(arguments.seed))

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from prunelab import device, interpreter
+from prunelab import interpreter
+from prunelab.disk.files import write_json
+from prunelab.efficiency import device
 from prunelab.errors import InputError
-from prunelab.files import write_json
 from stages import device as stage
-from tests import workspace
+from tests.helpers import workspace
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,7 @@ def test_dvc_with_another_python_on_path_loses_nothing_and_says_which_one_ran_in
     assert again.returncode == 0 and "Stage 'measured' didn't change, skipping" in again.stdout
 
 
-@pytest.mark.parametrize("module", ["stages.train", "stages.device", "prunelab.params", "flows.local"])
+@pytest.mark.parametrize("module", ["stages.train", "stages.device", "prunelab.study.params", "flows.local"])
 def test_every_command_says_it_before_its_first_import_fails(bare, module):
     done = run(workspace.ROOT, bare, "python", "-m", module, "--help")
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1

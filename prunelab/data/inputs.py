@@ -1,0 +1,73 @@
+"""What a study reads from this disk under a name of the user's: texts, models, questions; each known by its content.
+
+DVC sees only what stages write. A file that a setting names may change while the setting stays, so a stage that always
+runs (`stages.inputs`) writes the hashes down, and what reads those files depends on them. What comes by wheel or URL is
+pinned by a hash in params.yaml; what comes from the hub by its commit, where `revision` says one.
+"""
+
+import contextlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from prunelab.data import archives, documents, questions, sources
+from prunelab.disk.files import sha256_file, write_json
+
+MEMORY = Path(".prunelab/hashes.json")  # of files that did not change since: a model of 14 GB takes half a minute
+
+
+def of_sources(fetch) -> dict[str, str | None]:
+    """The hash of what `fetch` (a section of the settings) takes from this disk for each of its parts; None: nothing.
+
+    Raises InputError where it names something that is not there.
+    """
+    patterns = {
+        "text": documents.DEFAULT_FILES,
+        "calibration": documents.DEFAULT_FILES,
+        "model": (*sources.MODEL_FILES, *sources.PICKLED_FILES),
+    }
+    with _remembered() as sha256_of:
+        return {part: _of_source(getattr(fetch, part), default, sha256_of) for part, default in patterns.items()}
+
+
+def of_questions(names: list[str]) -> dict[str, str]:
+    """The sha256 of every file of questions among the tasks `names`.
+
+    Raises InputError for one that is not there, or holds what is no question: now, not when a model was trained.
+    """
+    for name, path in questions.local(names).items():
+        sources.local(name)
+        questions.read_questions(path)
+    return questions.hashes(names)
+
+
+def _of_source(source, default: tuple[str, ...], sha256_of: Callable) -> str | None:
+    if source is None or source.kind != "path":
+        return None
+    place = sources.local(source.name)
+    if place.is_file():
+        return sha256_of(place)
+    chosen = archives.choose(place, sources.patterns(source, default), source.name)
+    return archives.hash_listing(place, chosen, sha256_of)
+
+
+@contextlib.contextmanager
+def _remembered():
+    """Yield a function that gives a file's sha256, from memory as long as its size, time and inode stay."""
+    try:
+        known = json.loads(MEMORY.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # it only saves time
+        known = None
+    before = known if isinstance(known, dict) else {}
+    found = dict(before)
+
+    def sha256_of(path: Path) -> str:
+        now = path.stat()
+        key, state = str(path.resolve()), [now.st_size, now.st_mtime_ns, now.st_ino]
+        if not isinstance(entry := found.get(key), list) or entry[1:] != state:
+            found[key] = [sha256_file(path), *state]
+        return found[key][0]
+
+    yield sha256_of
+    if found != before:
+        write_json(MEMORY, found)

@@ -1,0 +1,246 @@
+"""Prefill and decode times of a model beside its dense model, alternating pass by pass.
+
+What is timed (one pass of fixed work; the clock is read only after the device has finished):
+
+    |<------ prefill_ms ------>|<--- decode_ms: (output_tokens - 1) steps, each one further token --->|
+    prompt → first token (TTFT) token token token …    decode_ms_per_token = the median step (TPOT)
+
+The output length is forced: tokens are chosen greedily and never stop the loop, so every model does the same work.
+The median step, not the mean: a step that was interrupted says nothing about the model. Times are those in which the
+measuring thread had a core or slept by itself: what it waited for a core that other processes had is taken off (the
+kernel counts it) and stands beside, as `waited_ms`. On a machine of its own that is nothing; beside one busy neighbour
+it is half of the time, and without it an A/A interval is three times as wide. Tokens per second come from the whole
+`decode_ms`.
+
+A block is A B B A or B A A B (drawn by the seed): a steady drift hits both models alike and cancels in the block's
+ratio. Models alternate per pass, because a neighbour comes and goes in seconds. A block that was disturbed is dropped
+with both its arms. The rule stands in `disturbed`, looks at no reading, and is the same for every model.
+
+    | copy weights, ABBA BAAB ABBA … | copy weights, BAAB ABBA … | … PARTS times; the bootstrap resamples parts
+
+Two copies of one model differ by 1 to 2 % for as long as they stay where they are in memory, and a bootstrap over
+blocks, however many, does not see it (it called 2 of 15 such pairs different). So both models' weights move to another
+place for every part, and only parts count as independent.
+"""
+
+import gc
+import inspect
+import resource
+import time
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from prunelab import stats
+from prunelab.efficiency import device
+from prunelab.errors import InputError
+from prunelab.models.caches import step
+from prunelab.models.models import context_length
+
+MIN_BLOCKS = 3  # measured however small the budget is, each in a part of its own: less has no interval
+PARTS = 10  # of the budget, each with weights in another place
+STEADY = 0.05  # warm-up ends when medians of successive rounds differ by less
+ROUND_PASSES = 3
+
+
+class Work(NamedTuple):
+    """One point of a sweep: `batch` prompts of `prompt_tokens` tokens, each answered with `output_tokens`."""
+
+    prompt_tokens: int
+    batch: int
+    output_tokens: int
+
+
+class Pass(NamedTuple):
+    prefill_ms: float
+    decode_ms_per_token: float  # a step's time: with a batch every step makes `batch` tokens
+    decode_ms: float
+    waited_ms: float  # for a core, in the whole pass; in none of the others
+
+
+COMPARED = ("prefill_ms", "decode_ms_per_token")
+
+
+def sweep(prompt_tokens: list[int], batch_sizes: list[int], output_tokens: int) -> list[Work]:
+    """The works to measure, the headline (first prompt length, first batch size) first."""
+    lengths = [Work(length, batch_sizes[0], output_tokens) for length in prompt_tokens]
+    batches = [Work(prompt_tokens[0], batch, output_tokens) for batch in batch_sizes[1:]]
+    return lengths + batches
+
+
+def prompts(model, work: Work, seed: int) -> torch.Tensor:
+    """Random token ids (batch, prompt_tokens) on the model's device. InputError: they do not fit into the context."""
+    limit, needed = context_length(model.config), work.prompt_tokens + work.output_tokens
+    if limit is not None and needed > limit:
+        raise InputError(
+            f"efficiency: a prompt of {work.prompt_tokens} and {work.output_tokens} output tokens need a context of "
+            f"{needed}, this model has {limit}; shorten efficiency.prompt_tokens or efficiency.output_tokens"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    shape = (work.batch, work.prompt_tokens)
+    return torch.randint(model.get_input_embeddings().num_embeddings, shape, generator=generator).to(model.device)
+
+
+def prefill(model, ids: torch.Tensor):
+    """ids (batch, tokens) → first token (batch, 1), cache. Logits of the last position only, as serving needs them."""
+    last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+    out, cache = step(model, ids, **last)
+    return out.logits[:, -1].argmax(-1, keepdim=True), cache
+
+
+def decode_one_token(model, token: torch.Tensor, cache):
+    """token (batch, 1) → next token (batch, 1), cache."""
+    out, cache = step(model, token, cache)
+    return out.logits[:, -1].argmax(-1, keepdim=True), cache
+
+
+@torch.inference_mode()
+def serve(model, ids: torch.Tensor, output_tokens: int) -> Pass:
+    """One timed pass; output_tokens counts the first token, so at least 2."""
+    with device.waiting() as waited:
+        synchronise(model)
+        clock = [(time.perf_counter(), waited())]
+        token, cache = prefill(model, ids)
+        synchronise(model)
+        clock.append((time.perf_counter(), waited()))
+        for _ in range(output_tokens - 1):
+            token, cache = decode_one_token(model, token, cache)
+            synchronise(model)  # a server sends each token when it is made
+            clock.append((time.perf_counter(), waited()))
+    wall, waits = np.diff(clock, axis=0).T * 1e3
+    steps = wall - waits
+    return Pass(float(steps[0]), float(np.median(steps[1:])), float(steps[1:].sum()), float(waits.sum()))
+
+
+def synchronise(model) -> None:
+    """Wait until the device has done all that was asked of it; a CPU always has."""
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)
+
+
+def warm_up(models: dict, ids: torch.Tensor, output_tokens: int, limit_s: float) -> dict:
+    """Discarded passes until the medians of successive rounds agree for every model, or limit_s has passed."""
+    start, passes, before = time.perf_counter(), 0, None
+    while True:
+        rounds = [[serve(model, ids, output_tokens) for model in models.values()] for _ in range(ROUND_PASSES)]
+        passes += ROUND_PASSES
+        medians = np.median(np.array(rounds), axis=0)[:, : len(COMPARED)]  # (models, readings)
+        steady = before is not None and bool((abs(medians / before - 1) < STEADY).all())
+        if steady or time.perf_counter() - start > limit_s:
+            return {"passes": passes, "steady": steady}
+        before = medians
+
+
+def move(models: dict, generator: np.random.Generator) -> None:
+    """Copy every weight on the CPU, in an order drawn by `generator`, so that it lies elsewhere in memory.
+
+    It also makes models alike that were loaded differently: `from_pretrained` maps the file of a plain folder, a packed
+    variant is unpacked into memory, and that alone is worth several percent of time.
+    """
+    found = [model for model in models.values() if isinstance(model, torch.nn.Module)]
+    tensors = [tensor for model in found for tensor in (*model.parameters(), *model.buffers())]
+    # Quantised and sparse weights are tensors of a kind of their own, made here, so in memory of their own.
+    plain = [tensor for tensor in tensors if tensor.device.type == "cpu" and type(tensor.data) is torch.Tensor]
+    for number in generator.permutation(len(plain)):
+        plain[number].data = plain[number].data.clone()
+
+
+def interleave(models: dict, ids: torch.Tensor, work: Work, seconds: float, seed: int) -> list[dict]:
+    """Blocks of passes for `seconds`, at least MIN_BLOCKS; models: {"variant": model, "dense": model}.
+
+    One row a pass: the work, `part`, `block`, `position` (0..3), `arm`, the two readings, and of its block `dropped`,
+    `waited_s` (all threads, for a core that others had), `steal_s` (taken by the host; both None where the system does
+    not tell), `switches` (involuntary, of this process) and `block_s`.
+    """
+    generator, places = np.random.default_rng(seed), np.random.default_rng((seed, 1))
+    rows: list[dict] = []
+    start, block, part, ends = time.perf_counter(), 0, -1, 0.0
+    gc.collect()
+    gc.disable()  # a collection in the middle of a pass is nobody's latency
+    try:
+        while block < MIN_BLOCKS or time.perf_counter() - start < seconds:
+            if time.perf_counter() - start >= ends:
+                part += 1
+                ends = (part + 1) * seconds / PARTS
+                move(models, places)
+                for model in models.values():
+                    serve(model, ids, 2)  # to fill the caches
+            first, second = ("variant", "dense") if generator.random() < 0.5 else ("dense", "variant")
+            before = _disturbance()
+            passes = [(arm, serve(models[arm], ids, work.output_tokens)) for arm in (first, second, second, first)]
+            seen = {name: _difference(value, before[name]) for name, value in _disturbance().items()}
+            seen["dropped"] = disturbed(sum(reading.waited_ms for _, reading in passes) / 1e3, **seen)
+            rows += [
+                {
+                    **work._asdict(),
+                    "part": part,
+                    "block": block,
+                    "position": position,
+                    "arm": arm,
+                    **reading._asdict(),
+                    **seen,
+                }
+                for position, (arm, reading) in enumerate(passes)
+            ]
+            block += 1
+    finally:
+        gc.enable()
+    return rows
+
+
+def disturbed(taken_off_s: float, waited_s: float | None, steal_s: float | None, switches: int, block_s: float) -> bool:
+    """Was a block of `block_s` seconds disturbed? Fixed before any measuring; looks at no reading.
+
+    Yes, when the measuring thread waited more than 20 % of it for a core (taken_off_s: that is taken off the readings,
+    but the neighbour's traces in the caches are not); when its helper threads waited more than 2 % of it (for them
+    nothing can be taken off); or when the host took more than 2 % of the cores' time and more than one tick of that
+    clock (10 ms). A system that does not tell the waiting is judged by involuntary context switches: more than 4, and
+    more than 40 a second.
+    """
+    if waited_s is None:
+        others = switches > 4 and switches > 40 * block_s
+    else:
+        others = taken_off_s > 0.2 * block_s or waited_s - taken_off_s > 0.02 * block_s
+    return others or (steal_s is not None and steal_s > 0.015 and steal_s > 0.02 * block_s * device.usable_cores())
+
+
+def _disturbance() -> dict:
+    return {
+        "waited_s": device.waiting_seconds(),
+        "switches": resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw,
+        "steal_s": device.steal_seconds(),
+        "block_s": time.perf_counter(),
+    }
+
+
+def _difference(now: float | None, before: float | None) -> float | None:
+    return None if now is None or before is None else now - before
+
+
+def summary(rows: list[dict], seed: int, draws: int = 10_000) -> dict:
+    """Figures of one work: per reading the variant's median, p10, p90 and the ratio to dense with its 95 % interval.
+
+    Disturbed blocks are left out, unless blocks of fewer than MIN_BLOCKS parts would remain: then all count and `quiet`
+    is False. `dense`: medians of the dense model's readings.
+    """
+    kept = [row for row in rows if not row["dropped"]]
+    blocks, quiet = len(rows) // 4, len({row["part"] for row in kept}) >= MIN_BLOCKS
+    kept = kept if quiet else rows
+    parts = np.array([row["part"] for row in kept[0::4]])
+    figures = {"blocks": len(kept) // 4, "dropped_blocks": blocks - len(kept) // 4, "quiet": quiet}
+    figures = {name: rows[0][name] for name in Work._fields} | figures
+    for reading in COMPARED:
+        arms = {arm: np.array([row[reading] for row in kept if row["arm"] == arm]) for arm in ("variant", "dense")}
+        # two readings an arm and block, in the order of the blocks: a block's ratio is that of its geometric means
+        pairs = {arm: np.sqrt(values[0::2] * values[1::2]) for arm, values in arms.items()}
+        ratio, lo, hi = stats.paired_ratio(pairs["variant"], pairs["dense"], draws, groups=parts, seed=seed)
+        p10, median, p90 = np.quantile(arms["variant"], [0.1, 0.5, 0.9])
+        name = reading.partition("_")[0]
+        figures |= {reading: float(median), f"{reading}_p10": float(p10), f"{reading}_p90": float(p90)}
+        figures |= {f"{name}_ratio": ratio, f"{name}_ratio_lo": lo, f"{name}_ratio_hi": hi}
+    whole = np.median([row["decode_ms"] for row in kept if row["arm"] == "variant"])
+    dense = [[row[name] for name in Pass._fields] for row in kept if row["arm"] == "dense"]
+    figures["dense"] = dict(zip(Pass._fields, np.median(dense, axis=0).tolist(), strict=True))
+    figures["decode_tokens_per_s"] = float(rows[0]["batch"] * (rows[0]["output_tokens"] - 1) * 1e3 / whole)
+    return figures

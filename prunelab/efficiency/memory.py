@@ -1,0 +1,196 @@
+"""Memory and work of a model that really runs: peak memory while serving, what it holds, cache and MACs per token.
+
+    python -m prunelab.efficiency.memory models/wanda-50        one fresh process: load, serve, print the peak as JSON
+
+The peak counts the whole process (Python, libraries, loading, serving), as whoever deploys it has to. So it must be
+read before anything else is loaded: the efficiency stage serves its variant first of all. Linux tells the peak of
+*this* program as VmHWM; `ru_maxrss` would pass on the peak of whatever process started it.
+"""
+
+import argparse
+import json
+import resource
+import sys
+from pathlib import Path
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from prunelab import errors
+from prunelab.efficiency import latency
+from prunelab.models import caches
+
+
+def peak_resident_bytes() -> int:
+    """Largest resident memory of this program since it started."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def peak_of_serving(folder, work: latency.Work, seed: int):
+    """Load the model in `folder` and serve it once: (model, {"peak_memory_bytes", "peak_reserved_bytes"}).
+
+    On a GPU the peaks are those of its memory, allocated and reserved; on a CPU the first is resident memory and
+    the second None. Call it in a fresh process, before other models are loaded.
+    """
+    from prunelab.models import checkpoint
+
+    model = on_device(checkpoint.load(folder))
+    latency.serve(model, latency.prompts(model, work, seed), work.output_tokens)
+    if model.device.type != "cuda":
+        return model, {"peak_memory_bytes": peak_resident_bytes(), "peak_reserved_bytes": None}
+    allocated, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+    return model, {"peak_memory_bytes": allocated, "peak_reserved_bytes": reserved}
+
+
+def on_device(model):
+    """The model on the device that measures: a GPU where there is one."""
+    return model.to("cuda") if torch.cuda.is_available() else model
+
+
+def parameter_counts(model) -> dict:
+    """`parameters` and `nonzero_parameters` (a tied tensor counts once) and the bytes they are held in."""
+    tensors = list(model.parameters())
+    # A quantised weight is a tensor that holds two: its integers, and their scales.
+    held = [[tensor.qdata, tensor.scale] if hasattr(tensor, "qdata") else [tensor] for tensor in tensors]
+    return {
+        "parameters": sum(tensor.numel() for tensor in tensors),
+        "nonzero_parameters": sum(int(parts[0].count_nonzero()) for parts in held),
+        "parameter_bytes": sum(part.nbytes for parts in held for part in parts),
+    }
+
+
+@torch.inference_mode()
+def kv_cache_bytes_per_token(model, ids: torch.Tensor) -> float | None:
+    """Bytes the cache grows by for each token of one sequence, counted on the cache that ids (batch, tokens) leaves.
+
+    A layer with a window grows until it is full, and counts as long as it does. None for a model whose cache does not
+    consist of keys and values (a state-space model's does not grow).
+    """
+    _, cache = latency.prefill(model, ids)
+    layers = caches.growing(cache)
+    if layers is None:
+        return None
+    return sum((layer.keys.nbytes + layer.values.nbytes) / (len(ids) * layer.keys.shape[2]) for layer in layers)
+
+
+@torch.inference_mode()
+def macs_per_token(model, ids: torch.Tensor) -> int | None:
+    """Multiply-accumulates of decoding one token after ids (1, tokens), counted from the shapes that really run.
+
+    A masked weight is multiplied like any other, so a mask saves none; a removed neuron does. None where something
+    ran that nobody counts: a state-space model multiplies its state element by element, a kernel may be unknown.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    token, cache = latency.prefill(model, ids)
+    if model._is_stateful or not (torch.is_tensor(cache) or caches.growing(cache)):
+        return None
+    counter = FlopCounterMode(display=False, custom_mapping=_formulas())
+    with _Called(model) as called, _Seen() as seen, counter:
+        latency.decode_one_token(model, token, cache)
+    if any(_multiplies(operator) and operator not in counter.flop_registry for operator in seen.operators):
+        return None
+    counts = {name: sum(found.values()) // 2 for name, found in counter.get_flop_counts().items()}
+    if any(counts.get(name, 0) < least for name, least in called.least.items()):
+        return None
+    return counts["Global"]
+
+
+def _formulas() -> dict:
+    """Operations (two a multiply-accumulate) of operators that torch's own table (2.13) does not have."""
+    from torch.utils.flop_counter import sdpa_flop_count
+
+    def fused_attention(query_shape, key_shape, value_shape, *options, **named):
+        return sdpa_flop_count(query_shape, key_shape, value_shape)
+
+    def integer_product(left_shape, right_shape, *options, **named):
+        return 2 * left_shape[0] * left_shape[1] * right_shape[1]
+
+    def grouped_product(left_shape, right_shape, *options, **named):
+        """Each row of the left (rows, in) by the matrix of its group in the right (groups, in, out)."""
+        groups = left_shape[0] if len(left_shape) == len(right_shape) == 3 else 1
+        return 2 * groups * left_shape[-2] * left_shape[-1] * right_shape[-1]
+
+    formulas = {
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: fused_attention,  # of CPUs
+        torch.ops.aten._int_mm: integer_product,
+        torch.ops.aten._grouped_mm: grouped_product,  # fused experts
+    }
+    if hasattr(torch.ops.transformers, "grouped_mm_fallback"):  # the library's own, where torch's is of no use
+        formulas[torch.ops.transformers.grouped_mm_fallback] = grouped_product
+    return formulas
+
+
+class _Seen(TorchDispatchMode):
+    """Notes the operators that run."""
+
+    def __init__(self):
+        super().__init__()
+        self.operators: set = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.operators.add(function.overloadpacket)
+        return function(*args, **kwargs or {})
+
+
+def _multiplies(operator) -> bool:
+    """Whether an operator's name says that it sums products; one that torch does not bring itself may do anything."""
+    space, _, name = str(operator).partition(".")
+    if space not in ("aten", "prim", "prims"):
+        return True
+    words = name.strip("_").split("_")
+    return any(
+        word.endswith(("mm", "mv", "matmul", "conv1d", "conv2d", "conv3d", "dot"))
+        or word in ("linear", "attention", "convolution", "bilinear", "lstm", "gru", "rnn", "ger", "addr")
+        for word in words
+    )
+
+
+class _Called:
+    """The modules of a model that are called and hold matrices, with the least that each of them must multiply.
+
+    By the names that the counter gives them: a matrix once, of a stack of them (experts) one. Lookups multiply nothing.
+    """
+
+    def __init__(self, model):
+        self.least: dict[str, int] = {}
+        self._model, self._hooks = model, []
+
+    def __enter__(self):
+        for name, module in self._model.named_modules():
+            matrices = [
+                one for one in module.parameters(recurse=False) if one.dim() in (2, 3) and one.is_floating_point()
+            ]
+            if matrices and not isinstance(module, torch.nn.Embedding):
+                least = sum(one.numel() // (len(one) if one.dim() == 3 else 1) for one in matrices)
+                place = f"{type(self._model).__name__}.{name}"
+                note = lambda *_, place=place, least=least: self.least.update({place: least})  # noqa: E731
+                self._hooks.append(module.register_forward_hook(note))
+        return self
+
+    def __exit__(self, *error):
+        for hook in self._hooks:
+            hook.remove()
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m prunelab.efficiency.memory", description="Peak memory of serving a model."
+    )
+    parser.add_argument("model", type=Path, help="folder of a model, plain or packed")
+    parser.add_argument("--prompt-tokens", type=int, default=32)
+    parser.add_argument("--output-tokens", type=int, default=24)
+    parser.add_argument("--batch", type=int, default=1)
+    arguments = parser.parse_args(argv)
+    work = latency.Work(arguments.prompt_tokens, arguments.batch, arguments.output_tokens)
+    print(json.dumps(peak_of_serving(arguments.model, work, seed=0)[1]))
+
+
+if __name__ == "__main__":
+    errors.exit_cleanly(main)

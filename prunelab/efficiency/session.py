@@ -1,0 +1,154 @@
+"""A session of measuring: one model beside its dense model, everything that depends on the machine, in a fixed order.
+
+    serve the model once, read peak memory   (nothing else is loaded yet)
+    load dense · start the power meter       (at the same time: the meter mostly waits for another process)
+    idle power · warm up and time, alternating pass by pass, each work of the sweep · windows of energy · idle power
+
+Dense beside a second copy of itself is the A/A test of the session. What its interval cannot tell from nothing, no
+variant of the session may claim: its `smallest_effect` enters every verdict.
+"""
+
+import time
+from pathlib import Path
+
+import torch
+
+from prunelab import stats
+from prunelab.efficiency import device, joules, latency, memory
+from prunelab.energy import energy
+from prunelab.errors import InputError
+from prunelab.models import checkpoint, packed
+from prunelab.models.workers import threads
+
+
+def measure(folder: Path, dense: Path, wanted, power, seed: int, session: dict | None) -> tuple[dict, list[dict]]:
+    """(figures of efficiency.json, raw readings) of the model in `folder` beside the one in `dense`.
+
+    wanted, power: the sections `efficiency` and `energy` of the settings. session: the efficiency.json of the A/A test;
+    None makes this the A/A test. Call it in a fresh process.
+    """
+    with threads(wanted.threads):
+        return _measure(folder, dense, wanted, power, seed, session)
+
+
+def _measure(folder: Path, dense: Path, wanted, power, seed: int, session: dict | None) -> tuple[dict, list[dict]]:
+    works = latency.sweep(wanted.prompt_tokens, wanted.batch_sizes, wanted.output_tokens)
+    variant, peaks = memory.peak_of_serving(folder, works[0], seed)
+
+    from prunelab.energy import wattmeter  # only now: it brings pandas, which is not the model's memory
+
+    meter = wattmeter.Starting(power.country)
+    models = {"variant": variant, "dense": memory.on_device(checkpoint.load(dense))}
+    ids = {work: latency.prompts(models["dense"], work, seed) for work in works}
+    figures = {
+        "runtime": "int8, eager" if (folder / packed.INT8_MARK).exists() else "eager",
+        "dtype": str(variant.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        **memory.parameter_counts(variant),
+        "dense_bytes": stored_bytes(dense),
+        "packed_bytes": stored_bytes(folder),
+        "macs_per_token": memory.macs_per_token(variant, ids[works[0]][:1]),
+        "kv_cache_bytes_per_token": memory.kv_cache_bytes_per_token(variant, ids[works[0]]),
+        **peaks,
+    }
+    meter = meter.ready()
+    before, steal, began = device.state(), device.steal_seconds(), time.perf_counter()
+    idle = [joules.idle(meter, power.idle_seconds)]
+    timings, rows = [], []
+    for work in works:
+        # The headline gets half of the time, the others share the rest.
+        share = 1.0 if len(works) == 1 else 0.5 if work == works[0] else 0.5 / (len(works) - 1)
+        warm = latency.warm_up(models, ids[work], work.output_tokens, share * wanted.seconds / 2)
+        readings = latency.interleave(models, ids[work], work, share * wanted.seconds, seed)
+        timings.append(latency.summary(readings, seed) | {"warm_up": warm})
+        rows += [{"kind": "time", **row} for row in readings]
+    windows = joules.interleave(
+        meter, models, ids[works[0]], works[0], power.seconds, power.window_seconds, timings[0]["dense"], seed
+    )
+    idle.append(joules.idle(meter, power.idle_seconds))
+    rows += [{"kind": "energy", **row} for row in windows]
+    rows += [{"kind": "idle", "position": place, **window._asdict()} for place, window in enumerate(idle)]
+    figures |= timing_figures(timings, session, wanted.unreliable_above_percent)
+    figures |= energy_figures(windows, idle, meter.provenance, power, session)
+    if steal is not None:
+        steal = (device.steal_seconds() - steal) / (time.perf_counter() - began) / device.usable_cores()
+    return figures | {"steal_share": steal, "state_before": before, "state_after": device.state()}, rows
+
+
+def stored_bytes(folder: Path) -> int:
+    """Bytes of the tensor files of the model in `folder`, packed or plain."""
+    patterns = ("packed-*.safetensors", "model*.safetensors")
+    return sum(path.stat().st_size for pattern in patterns for path in Path(folder).glob(pattern))
+
+
+def timing_figures(timings: list[dict], session: dict | None, limit_percent: float) -> dict:
+    """The headline's figures, every work of the sweep under `works`, their verdicts, and whether to believe them.
+
+    `*_smallest_effect`: fraction of the dense time that the session's A/A test cannot tell from nothing. Raises
+    InputError when the session measured another sweep.
+    """
+    tests = {_place(work): work for work in (timings if session is None else session["works"])}
+    works, reasons = [], []
+    for timing in timings:
+        test = tests.get(_place(timing))
+        if test is None:
+            raise InputError(
+                f"the A/A test has no work of {timing['prompt_tokens']} prompt tokens and batch {timing['batch']}; "
+                "measure the dense model again (dvc repro efficiency-dense)"
+            )
+        work = {name: value for name, value in timing.items() if name != "dense"}
+        for phase in joules.PHASES:
+            work[f"{phase}_smallest_effect"] = smallest = stats.smallest_effect(_ratio(test, phase))
+            work[f"{phase}_verdict"] = stats.verdict(_ratio(timing, phase), smallest)
+        works.append(work)
+    for phase in joules.PHASES:
+        _, lo, hi = _ratio(tests[_place(timings[0])], phase)
+        if 100 * (hi - lo) > limit_percent:
+            reasons.append(
+                f"the A/A interval of {phase} is {100 * (hi - lo):.1f} % wide, the limit is {limit_percent:g} %"
+            )
+    if not timings[0]["quiet"]:
+        reasons.append("nearly every block was disturbed by other processes, so none could be dropped")
+    headline = {name: value for name, value in works[0].items() if name not in ("blocks", "dropped_blocks", "quiet")}
+    counted = {"rounds": works[0]["blocks"], "dropped_rounds": works[0]["dropped_blocks"]}
+    return {**headline, **counted, "unreliable": bool(reasons), "unreliable_because": reasons, "works": works}
+
+
+def energy_figures(windows: list[dict], idle: list, provenance: dict, power, session: dict | None) -> dict:
+    """Energy per token with its verdict, grams, and `power`: what energy.joules needs to price other stages."""
+    idle_watts = joules.watts(idle)
+    figures = joules.summary(windows, idle_watts, provenance)
+    test = figures if session is None else session
+    smallest = stats.smallest_effect(_ratio(test, "decode_j"))
+    busy = joules.watts([joules.Window(*(row[name] for name in joules.Window._fields)) for row in windows])
+    headline = energy.headline_components(provenance)
+    drift = [joules.watts([window]) for window in idle]
+    return {
+        **figures,
+        "decode_j_smallest_effect": smallest,
+        "decode_j_verdict": stats.verdict(_ratio(figures, "decode_j"), smallest, "less", "more"),
+        "energy_provenance": provenance,
+        "energy_estimated": energy.is_estimated(provenance),
+        "gco2_per_million_tokens": energy.grams(figures["decode_j_per_token"] * 1e6, power.grams_per_kwh),
+        "grams_per_kwh": power.grams_per_kwh,
+        "grams_source": power.grams_source,
+        "power": {
+            "components": headline,
+            "cores": device.usable_cores(),
+            "watts": {
+                part: {"idle_w": idle_watts[part], "busy_w": busy[part]}
+                for part in joules.COMPONENTS
+                if busy[part] is not None
+            },
+            "idle_drift": sum(drift[1][part] for part in headline) / sum(drift[0][part] for part in headline) - 1,
+            "windows": len(windows),
+        },
+    }
+
+
+def _place(work: dict) -> tuple:
+    return tuple(work[name] for name in latency.Work._fields)
+
+
+def _ratio(figures: dict, name: str) -> stats.Interval:
+    return figures[f"{name}_ratio"], figures[f"{name}_ratio_lo"], figures[f"{name}_ratio_hi"]

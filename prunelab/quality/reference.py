@@ -1,0 +1,133 @@
+"""What the dense model leaves behind so that its variants need no text, no tokenizer and no dense forward pass."""
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from prunelab.data import questions
+from prunelab.disk.files import read_json, whole_file
+from prunelab.errors import InputError
+from prunelab.models.tensors import identity
+from prunelab.quality import controls, quality
+from prunelab.quality.heads import Head
+from prunelab.quality.quality import DenseStates
+from prunelab.quality.windows import Windows
+
+ASKED = {"context", "max_windows", "kl_windows", "robustness", "samples", "tasks"}  # settings that must be the same
+
+
+class Reference(NamedTuple):
+    facts: dict  # dense_sha256, libraries, split, text_sha256, context, dtype: as in every quality.json of the study
+    windows: Windows
+    loss: np.ndarray  # (windows,) float64, the dense model's
+    nll: np.ndarray  # (windows, context - 1) float32, the dense model's
+    choice: np.ndarray  # (windows, context - 1) int32, the dense model's most probable tokens
+    states: DenseStates
+    extra: dict[str, np.ndarray]  # what probes.prepare asks, and what the dense model answered (probes.kept)
+    asked: dict  # the settings it was made with, those of ASKED
+
+
+def save(path, reference: Reference) -> None:
+    """Write a reference as one safetensors file."""
+    arrays = {
+        "tokens": reference.windows.tokens,
+        "bytes": reference.windows.bytes,
+        "spans": reference.windows.spans,
+        "loss": reference.loss,
+        "nll": reference.nll,
+        "choice": reference.choice,
+        **{f"extra.{name}": array for name, array in reference.extra.items()},
+    }
+    head = reference.states.head
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+    tensors["dense.hidden"] = reference.states.hidden.contiguous()
+    for part in ("weight", "bias"):
+        if (value := getattr(head, part)) is not None:
+            tensors[f"dense.{part}"] = value.detach().contiguous()
+    facts = {"facts": reference.facts, "asked": reference.asked, "head": {"scale": head.scale, "softcap": head.softcap}}
+    with whole_file(path) as partial:
+        save_file(tensors, partial, metadata={"prunelab": json.dumps(facts)})
+
+
+def load(path) -> Reference:
+    """Read what `save` wrote. Raises InputError when it is missing or broken."""
+    try:
+        with safe_open(path, "pt") as file:
+            about = json.loads(file.metadata()["prunelab"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; run the reference stage first (dvc repro reference)") from None
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a reference of this program ({error}); run the reference stage again") from None
+    arrays = {name: tensor.numpy() for name, tensor in tensors.items() if not name.startswith("dense.")}
+    head = Head(tensors.get("dense.weight"), tensors.get("dense.bias"), **about["head"])
+    return Reference(
+        about["facts"],
+        Windows(arrays["tokens"], arrays["bytes"], arrays["spans"]),
+        arrays["loss"],
+        arrays["nll"],
+        arrays["choice"],
+        DenseStates(tensors["dense.hidden"], head),
+        {name.removeprefix("extra."): array for name, array in arrays.items() if name.startswith("extra.")},
+        about["asked"],
+    )
+
+
+def asked(wanted) -> dict:
+    """What a reference and its variants must share: settings (`wanted`: section `quality`), files of questions."""
+    return wanted.model_dump(mode="json", include=ASKED) | {"questions": questions.hashes(wanted.tasks.names)}
+
+
+def libraries() -> dict[str, str]:
+    """The versions that compute a model's figures."""
+    return {name: version(name) for name in ("torch", "transformers")}
+
+
+def check(reference: Reference, wanted) -> None:
+    """Raises InputError that names what is another now than when the reference was made."""
+    now = asked(wanted)
+    for name, sha256 in now.pop("questions").items():
+        if reference.asked.get("questions", {}).get(name) != sha256:
+            raise InputError(
+                f"quality.tasks: {name} is not the file that dense was asked; run the reference stage again"
+            )
+    for key, value in now.items():
+        if reference.asked.get(key) != value:
+            raise InputError(
+                f"quality.{key} is {value}, but the reference was made with {reference.asked.get(key)}; "
+                "run the reference stage again"
+            )
+    for name, found in libraries().items():
+        if reference.facts.get("libraries", {}).get(name, found) != found:
+            raise InputError(
+                f"{name} is {found}, but the reference was made with {reference.facts['libraries'][name]}, and another "
+                "version computes other figures; run the reference stage again"
+            )
+
+
+def check_model(reference: Reference, folder, name: str) -> None:
+    """Raises InputError when the variant `name` in `folder` was made of another dense model than the reference's."""
+    folder, known = Path(folder), reference.facts.get("dense_sha256")
+    record = next((folder / file for file in ("sparsity.json", "int8.json") if (folder / file).exists()), None)
+    made_of = read_json(record).get("dense_sha256") if record else None
+    if controls.named(name):  # other weights of the dense model, in its own folder
+        made_of = identity(folder)
+    if known and made_of and made_of != known:
+        raise InputError(
+            f"{name}: was made of another dense model than the one it would be compared with; make it again "
+            "(dvc repro), or run the reference stage again"
+        )
+
+
+def figures(scores: quality.Scores, dense: Reference, wanted) -> dict:
+    """What quality.json says of a model scored on the reference's windows; wanted: the settings' `quality` section."""
+    summary = quality.summary(scores, dense.windows, dense.loss, wanted.bootstrap_draws)
+    # A curve is for the eye: a fifth of the draws is enough, and it has one interval for each doubling.
+    curve = quality.context_curve(scores.nll, dense.nll, max(1, wanted.bootstrap_draws // 5))
+    return {**dense.facts, **summary, "context_curve": curve}

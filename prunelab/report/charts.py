@@ -1,0 +1,245 @@
+"""The pictures of the report, one function each: numbers in, a matplotlib figure out.
+
+Lines carry their names at their ends instead of a legend. Past EIGHT series every method gets a panel of its own, with
+the others in grey behind it: a study of 500 variants stays readable.
+"""
+
+import math
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from prunelab.report import evolution, verdict
+from prunelab.report.drawing import LIGHT, Style, look, margin_labels, spot_labels
+
+EIGHT = 8
+CONTROLS = {"dense-average": "averaged, unpruned", "dense-best": "early-stopped, unpruned"}
+
+
+def series(groups: list[verdict.Group]) -> dict[str, list[verdict.Group]]:
+    """The points of each line by its name, ordered by sparsity. n:m patterns and PruneRates are lines of their own:
+    they restrict or distribute zeros in another way than a plain percentage."""
+    found: dict[str, list[verdict.Group]] = {}
+    for group in groups:
+        if group.loss is not None:
+            kind = " σ" if group.rate.startswith("sigma") else " n:m" if "of" in group.rate else ""
+            found.setdefault(group.method + kind, []).append(group)
+    return {name: sorted(points, key=lambda group: group.sparsity) for name, points in found.items()}
+
+
+def loss_against_sparsity(groups, references: list[dict], limit_percent: float, sharp_percent: float) -> Figure:
+    """Loss over sparsity with dense and its controls as lines; `references` are their rows."""
+    lines, dense = series(groups), next(row["loss"] for row in references if row["variant"] == "dense")
+    style = Style([group.method for group in groups])
+    ceiling = dense * (1 + sharp_percent / 100)
+    lowest = min([_low(g) for points in lines.values() for g in points] + [row["loss"] for row in references])
+    highest = max(max(group.loss[0], group.loss[2]) for points in lines.values() for group in points)
+    nothing_near = min(group.loss[0] for points in lines.values() for group in points) > ceiling
+    one_panel = highest <= ceiling or nothing_near
+    if one_panel:  # it shows all there is to see
+        ceiling = max(highest, dense * (1 + limit_percent / 100)) * 1.002
+    floor = lowest - 0.08 * (ceiling - lowest)
+    with rc_context(look()):
+        if len(lines) > EIGHT:
+            return _panels(lines, style, dense, floor, dense * (1 + 3 * sharp_percent / 100))
+        figure = Figure(figsize=(13.4, 6.0), layout="constrained")
+        panels = figure.subplots(1, 1 if one_panel else 2, squeeze=False)[0]
+        near = panels[0]
+        for axes in panels:
+            axes.axhline(dense, color=LIGHT["ink"], linewidth=1.1)
+            axes.plot([0], [dense], marker="*", markersize=13, color=LIGHT["ink"], gid="name:dense", clip_on=False)
+            for points in lines.values():
+                _line(axes, points, style[points[0].method])
+            axes.set_xlim(-2, 102 * max(points[-1].sparsity for points in lines.values()))
+            axes.set_xlabel("weights removed, % of the prunable ones")
+        near.set_ylim(floor, ceiling)
+        near.set_ylabel("loss, nats a token")
+        limit = dense * (1 + limit_percent / 100)
+        near.axhline(limit, color=LIGHT["muted"], linewidth=0.8, linestyle=(0, (2, 3)))
+        marks = [(dense, f"dense {dense:.4f}"), (limit, f"limit +{limit_percent:g} %")]
+        for row in references:
+            if name := CONTROLS.get(row["variant"]):
+                near.axhline(row["loss"], color=LIGHT["muted"], linewidth=0.8, linestyle=(0, (6, 3)))
+                marks.append((row["loss"], f"{name} {row['loss']:.4f}"))
+        names = [(points[-1].loss[0], name, style[points[0].method]["color"]) for name, points in lines.items()]
+        margin_labels(figure, near, [*names, *((y, text, LIGHT["muted"]) for y, text in marks)], floor, ceiling)
+        if not one_panel:
+            near.set_title(f"Near dense: up to {sharp_percent:g} % above it")
+            panels[1].set_title("Whole range")
+            margin_labels(figure, panels[1], [*names, (dense, "dense", LIGHT["ink"])], *panels[1].get_ylim())
+        return figure
+
+
+def _low(group) -> float:
+    return group.loss[1] if math.isfinite(group.loss[1]) else group.loss[0]
+
+
+def _line(axes, points, style: dict) -> None:
+    """One method's curve with its intervals; every point names its variant under the pointer."""
+    if not any("of" in group.rate for group in points):  # an n:m pattern is a point, not a curve
+        x, y = [100 * group.sparsity for group in points], [group.loss[0] for group in points]
+        axes.plot(x, y, color=style["color"], linestyle=style["linestyle"], linewidth=1.8)
+    for group in points:
+        _point(axes, 100 * group.sparsity, group.loss[0], style, f"{group.first['variant']}: {group.loss[0]:.4f}")
+        if math.isfinite(group.loss[1]):
+            axes.vlines(100 * group.sparsity, *group.loss[1:], color=style["color"], linewidth=1.2)
+        if len(group.rows) > 1:
+            x, losses = 100 * group.sparsity, [row["loss"] for row in group.rows]
+            axes.scatter([x] * len(losses), losses, s=7, color=style["color"], alpha=0.5, linewidths=0)
+
+
+def _point(axes, x: float, y: float, style: dict, name: str, **changes) -> None:
+    marker = {"marker": style["marker"], "markerfacecolor": style["markerfacecolor"], "markersize": 5.5, **changes}
+    axes.plot([x], [y], color=style["color"], linestyle="none", gid=f"name:{name}", **marker)
+
+
+def _panels(lines: dict, style: Style, dense: float, floor: float, ceiling: float) -> Figure:
+    """One panel a method, the others in grey; what is above the panel stands as a triangle at its upper edge."""
+    across = 4
+    down = -(-len(lines) // across)
+    figure = Figure(figsize=(13.4, 0.6 + 2.5 * down), layout="constrained")
+    grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).flatten()
+    for axes, (name, points) in zip(grid, lines.items(), strict=False):
+        for other in lines.values():
+            heights = [group.loss[0] for group in other]
+            axes.plot([100 * group.sparsity for group in other], heights, color=LIGHT["grid"], linewidth=0.8)
+        axes.axhline(dense, color=LIGHT["ink"], linewidth=0.9)
+        own = style[points[0].method]
+        _line(axes, points, own)
+        for group in points:
+            if group.loss[0] > ceiling:
+                variant = f"{group.first['variant']}: {group.loss[0]:.4f}"
+                _point(axes, 100 * group.sparsity, ceiling, own, variant, marker="^", clip_on=False)
+        axes.set_title(name, color=own["color"])
+        axes.set_ylim(floor, ceiling)
+    for axes in grid[len(lines) :]:
+        axes.set_visible(False)
+    figure.supxlabel("weights removed, % of the prunable ones", fontsize=12, color=LIGHT["muted"])
+    figure.supylabel("loss, nats a token", fontsize=12, color=LIGHT["muted"])
+    return figure
+
+
+COSTS = {
+    "packed_bytes": ("Size", "stored, MB", 1e-6),
+    "decode_ratio": ("Time", "decoding time relative to dense", 1.0),
+    "decode_j_per_token": ("Energy", "J a decoded token", 1.0),
+}
+
+
+def tradeoffs(rows: list[dict], dense: dict, ceiling_percent: float) -> Figure | None:
+    """Loss against size, time and energy, the frontier of size drawn; None when nothing was measured.
+
+    Energy that is only modelled stands in grey and without names: it repeats the time axis and ranks nothing.
+    """
+    rows = [row for row in rows if row["loss"] is not None]
+    pruned = [row for row in rows if row["rate"] is not None]
+    shown = [cost for cost in COSTS if any(row[cost] is not None for row in pruned)]
+    if not shown:
+        return None
+    style = Style([row["method"] for row in pruned])
+    ceiling = min(dense["loss"] * (1 + ceiling_percent / 100), max(row["loss"] for row in rows))
+    lowest = min(row["loss"] for row in rows)
+    with rc_context(look()):
+        figure = Figure(figsize=(13.4, 5.4), layout="constrained")
+        for axes, cost in zip(figure.subplots(1, len(shown), sharey=True, squeeze=False)[0], shown, strict=True):
+            title, label, scale = COSTS[cost]
+            modelled = cost == "decode_j_per_token" and any(row["energy_estimated"] for row in pruned)
+            axes.set_ylim(lowest - 0.09 * (ceiling - lowest), ceiling + 0.02 * (ceiling - lowest))
+            _costs(axes, pruned, dense, cost, scale, ceiling, None if modelled else style)
+            for row in verdict.alternatives(rows):
+                if row[cost] is not None:
+                    at = row[cost] * scale, min(row["loss"], ceiling)
+                    axes.plot(*at, marker="*", markersize=10, color=LIGHT["ink"], markerfacecolor="none")
+                    axes.annotate(row["variant"], at, (8, -4), textcoords="offset points", fontsize=10.5)
+            axes.set_title(f"{title} (estimated: time × modelled power)" if modelled else title)
+            axes.set_xlabel(f"{label}, estimated" if modelled else label)
+            axes.locator_params(axis="x", nbins=5)
+            if cost == "packed_bytes":
+                largest = max(row[cost] or row["dense_bytes"] or 0 for row in rows)
+                axes.set_xlim(0, 1.08 * largest * scale)  # from zero, so that half as far right is half as large
+        figure.axes[0].set_ylabel("loss, nats a token")
+        return figure
+
+
+def _costs(axes, pruned: list[dict], dense: dict, cost: str, scale: float, ceiling: float, style) -> None:
+    if cost == "decode_ratio" and dense.get("decode_smallest_effect") is not None:
+        effect = dense["decode_smallest_effect"]
+        axes.axvspan(1 - effect, 1 + effect, color=LIGHT["grid"], alpha=0.6, linewidth=0)
+    grey = {"color": LIGHT["neutral"], "marker": "o", "markerfacecolor": "none"}
+    for row in pruned:
+        if row[cost] is None:
+            continue
+        own, above = style[row["method"]] if style else grey, row["loss"] > ceiling
+        changes = {"marker": "^", "clip_on": False} if above else {}
+        x, y = row[cost] * scale, min(row["loss"], ceiling)
+        _point(axes, x, y, own, f"{row['variant']}: {x:.4g}, loss {row['loss']:.4f}", **changes)
+        if row.get(f"{cost}_lo") is not None:
+            bounds = row[f"{cost}_lo"] * scale, row[f"{cost}_hi"] * scale
+            axes.hlines(y, *bounds, color=own["color"], linewidth=0.9, alpha=min(0.6, 20 / len(pruned)))
+    if cost == "packed_bytes":
+        best = [row for row in verdict.frontier(pruned, cost) if row["loss"] <= ceiling]
+        x, y = [row[cost] * scale for row in best], [row["loss"] for row in best]
+        axes.step(x, y, where="post", color=LIGHT["muted"], linewidth=0.9, linestyle=(0, (2, 2)))
+        points = [(row[cost] * scale, min(row["loss"], ceiling)) for row in pruned if row[cost] is not None]
+        spot_labels(axes, [(row[cost] * scale, row["loss"], row["variant"]) for row in best], points)
+    own = {"packed_bytes": dense["dense_bytes"], "decode_ratio": 1.0}.get(cost, dense[cost])
+    if own is not None:
+        axes.plot([own * scale], [dense["loss"]], marker="*", markersize=13, color=LIGHT["ink"], gid="name:dense")
+        at = own * scale, dense["loss"]
+        axes.annotate("dense", at, (0, -16), textcoords="offset points", ha="center", fontsize=11, color=LIGHT["ink"])
+
+
+def training_curve(curves: dict) -> Figure:
+    """Training and validation loss over optimizer steps; `curves`: the frame of history/curve.csv by dense model.
+
+    The first model is labelled, those of further seeds stand thin behind it."""
+    with rc_context(look()):
+        figure = Figure(figsize=(13.4, 4.4), layout="constrained")
+        axes, labels = figure.subplots(), []
+        for number, (model, table) in enumerate(curves.items()):
+            for column, colour, name in (
+                ("train_loss", "neutral", "training"),
+                ("validation_loss", "vermillion", "validation"),
+            ):
+                known = table.dropna(subset=[column])
+                if known.empty:
+                    continue
+                thin = {"linewidth": 0.8, "alpha": 0.5} if number else {"linewidth": 1.8}
+                axes.plot(known["step"], known[column], color=LIGHT[colour], gid=f"name:{model} {name}", **thin)
+                if number == 0:
+                    last = float(known[column].iloc[-1])
+                    labels.append((last, f"{name} {last:.3f}", LIGHT[colour]))
+                    if column == "validation_loss":
+                        best = known.loc[known[column].idxmin()]
+                        axes.plot([best["step"]], [best[column]], marker="o", markersize=6, color=LIGHT[colour])
+                        text = f"lowest: {best[column]:.4f} at step {best['step']:,.0f}"
+                        at = {"textcoords": "offset points", "ha": "right", "fontsize": 11, "color": LIGHT["muted"]}
+                        axes.annotate(text, (best["step"], best[column]), (-4, 14), **at)
+        axes.locator_params(axis="x", integer=True)
+        axes.set_xlabel("optimizer step")
+        axes.set_ylabel("loss, nats a token")
+        axes.margins(x=0.01, y=0.12)
+        margin_labels(figure, axes, labels, *axes.get_ylim())
+        return figure
+
+
+SHOWN = 40  # paths a panel: more is a carpet
+KIND_COLOURS = dict(zip(evolution.KINDS, ("vermillion", "neutral", "blue", "purple"), strict=True))
+
+
+def trajectories(paths: list[evolution.Path]) -> Figure:
+    """Sampled weights over training, a panel for each kind of evolution."""
+    share = evolution.shares(paths)
+    with rc_context(look()):
+        figure = Figure(figsize=(13.4, 4.2), layout="constrained")
+        for axes, kind in zip(figure.subplots(1, 4, sharex=True, sharey=True), evolution.KINDS, strict=True):
+            mine = [path for path in paths if path.kind == kind]
+            axes.axhline(0, color=LIGHT["muted"], linewidth=0.8)
+            for path in mine[:: -(-len(mine) // SHOWN) or 1]:
+                name = f"name:{path.tensor}[{path.index}]"
+                axes.plot(path.steps, path.values, color=LIGHT[KIND_COLOURS[kind]], linewidth=1, alpha=0.75, gid=name)
+            axes.set_title(f"{kind}: {100 * share[kind]:.0f} %", color=LIGHT[KIND_COLOURS[kind]])
+            axes.locator_params(axis="x", nbins=4, integer=True)
+        figure.axes[0].set_ylabel("value of the weight")
+        figure.supxlabel("optimizer step", fontsize=12, color=LIGHT["muted"])
+        return figure

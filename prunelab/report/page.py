@@ -1,0 +1,188 @@
+"""The report as one HTML file: no network, no server, light and dark, prints well.
+
+`render()` gathers sentences, tables and pictures and hands them to report.html.j2, which holds all the words that every
+study shares. A section without data is left out or says why it is empty.
+"""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import jinja2
+from markupsafe import Markup, escape
+
+from prunelab.disk.files import read_json
+from prunelab.report import charts, claims, details, drawing, evolution, tables, verdict
+from prunelab.report.bill import bill
+
+
+class Pictures(NamedTuple):
+    """The charts of a study as matplotlib figures; None where it has no data for one."""
+
+    loss_vs_sparsity: object | None
+    size_vs_loss: object | None
+    trajectories: object | None
+    training_curve: object | None
+
+
+def pictures(study, found: list[verdict.Group]) -> Pictures:
+    """All charts of `study`, whose groups are `found`."""
+    report = study.settings.report
+    references = [row for row in study.rows if row["rate"] is None]
+    dense = references[0]
+    losses = any(group.loss is not None for group in found) and dense["loss"] is not None
+    limits = report.max_loss_increase_percent, report.sharp_rise_percent
+    curves, paths = curve_tables(study), trajectory_paths(study)
+    return Pictures(
+        charts.loss_against_sparsity(found, references, *limits) if losses else None,
+        charts.tradeoffs(study.rows, dense, 2 * report.sharp_rise_percent) if losses else None,
+        charts.trajectories(paths) if paths else None,
+        charts.training_curve(curves) if curves else None,
+    )
+
+
+def curve_tables(study) -> dict:
+    """history/curve.csv of every dense model that was trained, by its id."""
+    import pandas
+
+    found = {}
+    for row in study.rows:
+        path = study.models / row["variant"] / "history" / "curve.csv"
+        if row["variant"] == row["dense"] and study.settings.train.epochs and path.exists():
+            table = pandas.read_csv(path)
+            if len(table) and table[["train_loss", "validation_loss"]].notna().any(axis=None):
+                found[row["variant"]] = table
+    return found
+
+
+def trajectory_paths(study) -> list[evolution.Path]:
+    """The sampled weights of the first dense model; none where it was not trained or nothing was sampled."""
+    import pandas
+
+    path = study.models / "dense" / "history" / "trajectories.parquet"
+    if not study.settings.train.epochs or not path.exists():
+        return []
+    table = pandas.read_parquet(path)
+    return evolution.paths(table) if table["tick"].nunique() > 1 else []
+
+
+def render(study, found: list[verdict.Group], drawn: Pictures) -> str:
+    """The whole page."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["code"] = _code
+    choice = verdict.deployable(found, study.settings.report.max_loss_increase_percent)
+    dense = next(row for row in study.rows if row["variant"] == "dense")
+    shown = choice.first["variant"] if choice else "dense"
+    efficiency = study.files["dense"]["efficiency"]
+    return environment.get_template("report.html.j2").render(
+        settings=study.settings,
+        palette=drawing.PALETTE,
+        dense=dense,
+        model=_model(study),
+        deployment=claims.deployment(study, found),
+        claims=claims.claims(study, found),
+        masked=[row["variant"] for row in study.rows if verdict.masked_only(row, dense)],
+        variants=sum(row["rate"] is not None for row in study.rows),
+        seeds=1 + len(study.settings.replicas),
+        baseline=verdict.BASELINE,
+        estimated=any(row["energy_estimated"] for row in study.rows),
+        measured_energy=any(row["energy_estimated"] is False for row in study.rows),
+        unreliable=_unreliable(study),
+        efficiency=efficiency,
+        results=tables.results(study, shown if choice else None),
+        against=tables.against_baseline(study, found),
+        over_seeds=tables.over_seeds(found),
+        shown=shown,
+        workloads=details.workloads(study, shown),
+        runtimes=details.runtimes(study),
+        recovery=details.recovery(study),
+        context=details.context(study),
+        robustness=details.robustness(study),
+        tasks=details.tasks(study),
+        samples=details.samples(study),
+        reproduction=details.reproduction(study),
+        bill=bill(study),
+        provenance=provenance(study),
+        **{
+            f"{name}_svg": Markup(drawing.inline(figure, LABELS[name])) if figure else None
+            for name, figure in drawn._asdict().items()
+        },
+    )
+
+
+LABELS = {
+    "loss_vs_sparsity": "Loss against sparsity, a line for each method, with the dense model's loss",
+    "size_vs_loss": "Loss against stored size, decoding time and energy",
+    "trajectories": "Values of sampled weights over training, by how they evolve",
+    "training_curve": "Training and validation loss over optimizer steps",
+}
+
+
+def _code(text: str) -> Markup:
+    """Backticks become <code>; everything is escaped first."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+
+def _model(study) -> str:
+    """The dense model in a few words, such as "gpt2, 0.82 M parameters"."""
+    path = study.models / "dense" / "config.json"
+    kind = read_json(path).get("model_type", "model") if path.exists() else study.settings.train.architecture or "model"
+    parameters = study.files["dense"]["efficiency"].get("parameters")
+    return kind if parameters is None else f"{kind}, {parameters / 1e6:,.2f} M parameters"
+
+
+def _unreliable(study) -> list[tuple[str, str]]:
+    """(variant, why) of every measuring session that must not be believed."""
+    marked = ((variant, files.get("efficiency", {})) for variant, files in study.files.items())
+    return [(v, "; ".join(e.get("unreliable_because") or ["marked so"])) for v, e in marked if e.get("unreliable")]
+
+
+def provenance(study) -> list[tuple[str, str]]:
+    """(what, value) of everything a figure of this report depends on and the tables do not show."""
+    quality, efficiency = study.files["dense"]["quality"], study.files["dense"]["efficiency"]
+    machine, told = study.device or {}, []
+
+    def tell(what: str, value) -> None:
+        if value not in (None, "", [], {}):
+            told.append((what, str(value)))
+
+    tell("text", f"{study.settings.fetch.text.name}, split {quality.get('split')}")
+    tell("text sha256", quality.get("text_sha256"))
+    if quality.get("windows"):
+        tell(
+            "evaluated on",
+            f"{quality['windows']:,} windows of {quality.get('context')} tokens, {quality.get('tokens'):,} scored",
+        )
+    tell("precision of quality", quality.get("dtype"))
+    tell("device", efficiency.get("device"))
+    tell(
+        "processor",
+        " ".join(f"{machine[k]}{unit}" for k, unit in (("cpu", ","), ("cores", " cores")) if machine.get(k)),
+    )
+    tell("accelerators", ", ".join(gpu.get("name", "?") for gpu in machine.get("gpus") or []))
+    tell("memory", f"{machine['memory_gb']} GiB" if machine.get("memory_gb") else None)
+    tell("libraries", ", ".join(f"{name} {version}" for name, version in (machine.get("libraries") or {}).items()))
+    tell("runtime", ", ".join(str(efficiency[k]) for k in ("runtime", "dtype") if efficiency.get(k)))
+    tell("threads", efficiency.get("threads"))
+    tell("timed blocks", f"{efficiency.get('rounds')} of the A/A test, {efficiency.get('dropped_rounds')} dropped")
+    tell(
+        "energy from",
+        ", ".join(f"{part}: {source}" for part, source in (efficiency.get("energy_provenance") or {}).items()),
+    )
+    if efficiency.get("grams_per_kwh"):
+        tell("grid", f"{efficiency['grams_per_kwh']:g} g/kWh ({efficiency.get('grams_source')})")
+    pruned = [files["sparsity"] for files in study.files.values() if "sparsity" in files]
+    tell("pruned tensors", ", ".join(sorted({str(p["scope"]) for p in pruned if p.get("scope")})))
+    tell("checkpoint", ", ".join(sorted({str(p["checkpoint"]) for p in pruned if p.get("checkpoint")})))
+    histories = {
+        ", ".join(f"{k} {v}" for k, v in p["history"].items() if v is not None) for p in pruned if p.get("history")
+    }
+    tell("weight history", "; ".join(sorted(histories)))
+    tell("calibration", "; ".join(sorted({str(p["calibration"].get("hash")) for p in pruned if p.get("calibration")})))
+    return told

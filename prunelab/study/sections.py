@@ -1,0 +1,340 @@
+"""The sections of params.yaml, one class each: which keys there are, and what each may hold by itself.
+
+What sections must agree on with each other is checked in params.py, which reads the file.
+"""
+
+import math
+import re
+from pathlib import PurePath
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from prunelab.recipes import variants
+from prunelab.recipes.methods import METHODS, allocation_of, contradiction
+from prunelab.study.fields import (
+    Count,
+    Fraction,
+    Length,
+    NotNegative,
+    Number,
+    Percent,
+    Positive,
+    Seconds,
+    Section,
+    Seed,
+    Tokens,
+    Whole,
+    distinct,
+    known_method,
+    known_rate,
+    known_structure,
+)
+
+
+class Source(Section):
+    """Where a text or a model comes from."""
+
+    kind: Literal["wheel", "url", "hub", "path"]
+    name: Annotated[str, Field(min_length=1)]  # name==version | URL | data set or model id | file, folder or archive
+    sha256: str | None = None  # needed for a wheel and a URL; of a folder or hub source that of its `sha256sum` listing
+    files: str | None = None  # which of its files, a glob; null: those that look like text, or like a model
+    revision: str | None = None  # hub: a branch, tag or commit
+    licence: str | None = None  # where the source doesn't tell
+
+
+class Text(Source):
+    """A source of text; a document is a text file or a row of a table."""
+
+    strip: Literal["markdown", "none"] = "none"
+    column: str | None = None  # of a table: where its text is; null: "text"
+    max_documents: Count | None = None  # only so many, in the order of their names
+
+
+class Split(Section):
+    by: Literal["document", "position", "file"]
+    validation_percent: Percent
+    test_percent: Percent
+    seed: Seed
+
+    @model_validator(mode="after")
+    def _possible(self):
+        if self.by == "file" and (self.validation_percent or self.test_percent):
+            raise ValueError("by: file takes the parts as they are; set validation_percent and test_percent to 0")
+        if self.by != "file" and self.validation_percent == 0:
+            raise ValueError("validation_percent: 0 leaves no validation text; expected 1 or more (only test may be 0)")
+        if self.validation_percent + self.test_percent >= 100:
+            raise ValueError("validation_percent and test_percent leave nothing for train; expected a sum below 100")
+        return self
+
+
+class Fetch(Section):
+    text: Text
+    split: Split
+    calibration: Text | None = None  # null: post-training methods calibrate on the train text
+    model: Source | None
+
+    @model_validator(mode="after")
+    def _can_be_brought(self):
+        for key in ("text", "calibration", "model"):
+            source = getattr(self, key)
+            if source is None:
+                continue
+            found = f"{key}.{{}}: {source.kind} {source.name!r}"
+            if source.kind in ("wheel", "url") and source.sha256 is None:
+                raise ValueError(
+                    f"{found.format('sha256')} is pinned by its hash and has none; download it once and write down "
+                    "what sha256sum says"
+                )
+            if source.kind != "hub" and source.revision is not None:
+                raise ValueError(f"{found.format('revision')} has none; only hub sources do; leave it out")
+            if source.kind == "wheel" and not re.fullmatch(r"[\w.-]+==[\w.!+-]+", source.name):
+                raise ValueError(f"{found.format('name')}: expected name==version, because a wheel is pinned")
+            if source.kind == "hub" and key != "model" and source.files is None:
+                raise ValueError(f"{found.format('files')}: expected a glob that says which files of the data set")
+        return self
+
+
+class Tracker(Section):
+    value: Literal["absolute", "signed"]
+    weighting: Literal["linear", "sqrt", "uniform", "exponential"]
+    beta: Annotated[Number, Field(gt=0, le=1)]
+    window: Count | None
+    tick: Literal["epoch", "steps"]
+    every: Count
+    trajectories: Whole
+
+
+# What train.config may not say, because another setting does, and why.
+DECIDED_ELSEWHERE = {
+    "vocab_size": "the letters of the text decide it",
+    "dtype": "train.precision decides how training computes, and weights are fp32",
+    "torch_dtype": "train.precision decides how training computes, and weights are fp32",
+    "model_type": "train.architecture says it",
+    "architectures": "train.architecture says it",
+    "return_dict": "the trainer decides it",
+}
+
+
+class Train(Section):
+    start: Literal["random", "fetched"]
+    architecture: str | None
+    config: dict[str, Any]
+    tokenizer: Literal["characters", "fetched"]
+    context: Length
+    epochs: Whole
+    windows_per_epoch: Count | None
+    batch_size: Count
+    learning_rate: Positive
+    min_learning_rate: NotNegative
+    warmup_steps: Whole
+    weight_decay: NotNegative
+    beta2: Fraction
+    max_grad_norm: Positive
+    precision: Literal["auto", "fp32", "bf16"]
+    evaluate_every_epochs: Count
+    validation_windows: Count | None
+    early_stopping_patience: Count | None
+    tracker: Tracker
+
+    @property
+    def steps(self) -> int | None:
+        """Optimizer steps of the whole training; None where the length of the text decides."""
+        if not self.epochs:
+            return 0
+        return self.windows_per_epoch and self.epochs * math.ceil(self.windows_per_epoch / self.batch_size)
+
+    @model_validator(mode="after")
+    def _starts_somewhere(self):
+        if self.start == "fetched":
+            # They would decide nothing, and whoever reads them believes that they do.
+            # (`architecture` may stand there: the stage fetch tells what the model is.)
+            ignored = {"config": ({}, "{}"), "tokenizer": ("fetched", "fetched")}
+            for key, (nothing, written) in ignored.items():
+                if (value := getattr(self, key)) != nothing:
+                    raise ValueError(f"{key}: {value!r} is ignored with start: fetched; set {key}: {written}")
+            return self
+        if self.epochs == 0:
+            raise ValueError("epochs: 0 leaves a random model untrained; set train.start: fetched or epochs >= 1")
+        if self.tokenizer == "fetched":
+            raise ValueError("tokenizer: fetched needs train.start: fetched; allowed with random: characters")
+        if self.architecture is None:
+            raise ValueError("architecture: null needs train.start: fetched; with random name one, such as gpt2")
+        for key, value in self.config.items():
+            if key in DECIDED_ELSEWHERE:
+                raise ValueError(f"config.{key}: {DECIDED_ELSEWHERE[key]}; leave it out")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"config.{key}: {value} is no finite number")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_its_length(self):
+        tracker = self.tracker
+        if tracker.window and self.early_stopping_patience:
+            raise ValueError(
+                "tracker.window counts back from the last tick, which early stopping leaves unknown; "
+                "set tracker.window: null or early_stopping_patience: null"
+            )
+        if self.epochs == 0:
+            return self  # nothing is trained: what follows has no say
+        if self.steps is not None and self.warmup_steps > self.steps:
+            raise ValueError(f"warmup_steps: {self.warmup_steps} is more than the {self.steps} steps of the training")
+        whole = self.epochs if tracker.tick == "epoch" else self.steps
+        if whole is not None and tracker.every > whole:
+            raise ValueError(
+                f"tracker.every: {tracker.every} is more than the training has of tick: {tracker.tick} ({whole}), "
+                "so the weights would have no history"
+            )
+        return self
+
+
+class Calibrate(Section):
+    samples: Count
+    length: Length
+    seed: Seed
+    propagate: Literal["pruned", "dense"]
+    batch_tokens: Count
+    precision: Literal["auto", "fp32", "bf16"]
+    hidden_states: Literal["memory", "disk"]
+    owl_outlier_multiple: Annotated[Number, Field(gt=1)]
+    owl_span: Annotated[Number, Field(gt=0, lt=0.5)]
+
+
+class Gradual(Section):
+    begin_percent: Annotated[int, Field(ge=0, lt=100, strict=True)]
+    end_percent: Annotated[int, Field(ge=1, le=100, strict=True)]
+    every_steps: Count
+
+    @model_validator(mode="after")
+    def _in_order(self):
+        if self.begin_percent >= self.end_percent:
+            raise ValueError(f"begin_percent: {self.begin_percent} must be below end_percent: {self.end_percent}")
+        return self
+
+
+class Prune(Section):
+    methods: Annotated[
+        list[Annotated[str, AfterValidator(known_method)]], Field(min_length=1), AfterValidator(distinct)
+    ]
+    rates: Annotated[list[Annotated[Any, AfterValidator(known_rate)]], Field(min_length=1), AfterValidator(distinct)]
+    allocation: Literal["uniform", "global", "sigma", "owl"]
+    scope: Literal["blocks", "attention", "mlp"]
+    checkpoint: Literal["last", "best"]
+    controls: Annotated[list[Literal["average", "best"]], AfterValidator(distinct)]
+    gradual: Gradual | None
+
+    @model_validator(mode="after")
+    def _possible(self):
+        for method in self.methods:
+            base, own = variants.split_method(method)
+            allocation = allocation_of(base, own, self.allocation)
+            for rate in self.rates:
+                if problem := variants.contradiction(rate, allocation):
+                    raise ValueError(f"{method} at {problem}")
+                if problem := contradiction(base, rate, allocation):
+                    raise ValueError(f"{method}: {problem}")
+            if METHODS[base].trains and self.gradual is None:
+                raise ValueError(f"gradual: {method} prunes while it trains; fill this section in")
+        return self
+
+
+class StructureSection(Section):
+    variants: Annotated[list[Annotated[str, AfterValidator(known_structure)]], AfterValidator(distinct)]
+    round_to: Count
+    floor: Annotated[list[str], Field(max_length=1)]
+
+
+class Recover(Section):
+    variants: Annotated[list[str], AfterValidator(distinct)]
+    tokens: Tokens
+    source: Literal["data", "teacher"]
+    parameters: Literal["full", "lora"]
+    lora_rank: Count
+    learning_rate: Positive
+    weight_decay: NotNegative
+    batch_size: Count
+    validation_windows: Count
+
+
+class Robustness(Section):
+    texts: Whole
+    kinds: Annotated[list[Literal["typos", "drop", "case"]], Field(min_length=1), AfterValidator(distinct)]
+    strengths_percent: Annotated[
+        list[Annotated[int, Field(ge=1, le=100, strict=True)]], Field(min_length=1), AfterValidator(distinct)
+    ]
+    seed: Seed
+
+
+class Samples(Section):
+    prompts: Annotated[list[Annotated[str, Field(min_length=1)]], AfterValidator(distinct)]
+    tokens: Count
+    temperature: Annotated[Number, Field(ge=0.01, le=100)]  # beyond, logits overflow or all that is left is noise
+    seeds: Annotated[list[Seed], AfterValidator(distinct)]
+
+
+class Tasks(Section):
+    names: Annotated[list[Annotated[str, Field(min_length=1)]], AfterValidator(distinct)]
+    limit: Count | None
+    shots: Whole | None
+
+    @model_validator(mode="after")
+    def _can_be_told_apart(self):
+        for name in self.names:
+            if re.search(r"\.(json|jsonl|ndjson|csv|tsv|parquet|txt|gz)$", name.lower()) and not name.endswith(
+                ".jsonl"
+            ):
+                raise ValueError(f"names: {name!r} is no task; the name of a file of questions ends in .jsonl")
+        if len({PurePath(name).name.removesuffix(".jsonl") for name in self.names}) < len(self.names):
+            raise ValueError(f"names: two tasks of one name among {self.names}; give one of the files another name")
+        return self
+
+
+class Quality(Section):
+    context: Length
+    max_windows: Count | None
+    kl_windows: Whole
+    batch_tokens: Count
+    precision: Literal["auto", "fp32", "bf16"]
+    bootstrap_draws: Count
+    robustness: Robustness
+    samples: Samples
+    tasks: Tasks
+
+
+class Efficiency(Section):
+    seconds: Seconds
+    prompt_tokens: Annotated[list[Count], Field(min_length=1), AfterValidator(distinct)]
+    batch_sizes: Annotated[list[Count], Field(min_length=1), AfterValidator(distinct)]
+    output_tokens: Length
+    threads: Count | None
+    unreliable_above_percent: Positive
+
+
+class Runtimes(Section):
+    rows: Annotated[list[Literal["int8"]], AfterValidator(distinct)]
+    variants: Annotated[list[str], AfterValidator(distinct)]
+    names: Annotated[
+        list[Literal["compile", "int8", "int8-compile", "semi-structured", "onnx"]], AfterValidator(distinct)
+    ]
+    seconds: Seconds
+
+
+class Energy(Section):
+    seconds: Seconds
+    window_seconds: Seconds
+    idle_seconds: Seconds
+    country: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
+    grams_per_kwh: Positive
+    grams_source: str
+
+
+class Report(Section):
+    title: str
+    max_loss_increase_percent: Positive
+    sharp_rise_percent: Positive
+
+
+class Export(Section):
+    variant: str | None
+    max_loss_increase_percent: Positive | None
+    onnx: bool

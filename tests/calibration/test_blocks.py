@@ -1,0 +1,123 @@
+"""Blocks of many architectures, loaded one at a time, against the whole model."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from prunelab.calibration.blocks import BlockModel
+from prunelab.errors import InputError
+from prunelab.models import models
+from tests.helpers import decoders
+
+
+@pytest.fixture(scope="module", params=list(decoders.CONFIGS))
+def folder(request, tmp_path_factory):
+    return decoders.dense_folder(tmp_path_factory.mktemp(request.param) / "dense", request.param)
+
+
+def outputs_of_blocks(folder, tokens):
+    """What every block of the whole model returns, by forward hooks."""
+    from transformers import AutoModelForCausalLM
+
+    whole = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    found = []
+    for block in models.decoder_blocks(whole)[1]:
+        block.register_forward_hook(lambda _, __, out: found.append(out[0] if isinstance(out, tuple) else out))
+    with torch.no_grad():
+        whole(tokens, use_cache=False)
+    return found
+
+
+def test_blocks_run_one_at_a_time_give_the_hidden_states_of_the_whole_model(folder, tmp_path):
+    tokens = decoders.samples(5)
+    model = BlockModel(folder, precision="fp32")
+    # Two samples a batch leave a smaller last batch, whose masks have another shape.
+    states = model.enter(tokens, batch=2, folder=tmp_path)
+    for index, expected in enumerate(outputs_of_blocks(folder, tokens)):
+        with model.loaded(index), torch.no_grad():
+            for number in range(len(states)):
+                states[number] = model.run(index, states[number])
+        assert torch.equal(torch.cat([states[i] for i in range(len(states))]), expected)
+    assert all(parameter.is_meta for parameter in model.model.parameters())
+
+
+def test_every_linear_weight_of_a_block_is_found_and_nothing_else(folder):
+    model = BlockModel(folder)
+    names = [name for index in range(len(model.blocks)) for name in model.linears(index)]
+    assert names == [tensor["name"] for tensor in json.loads((folder / "prunable.json").read_text())]
+    assert len(names) >= 8
+    assert not any(word in name for name in names for word in ("embed", "wte", "wpe", "lm_head", "project_", "norm"))
+
+
+def test_a_model_whose_blocks_cannot_be_found_is_refused_with_what_was_looked_for():
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = nn.GRU(4, 4)
+            self.head = nn.Linear(4, 4)
+
+    with pytest.raises(InputError, match=r"Recurrent: no decoder blocks found; looked for a ModuleList"):
+        models.decoder_blocks(Recurrent())
+
+
+@pytest.fixture
+def llama(tmp_path):
+    return decoders.dense_folder(tmp_path / "dense", "llama")
+
+
+def test_a_file_that_is_cut_off_is_told_by_name(llama):
+    path = llama / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"model\.safetensors: cut off or corrupt"):
+        BlockModel(llama)
+
+
+def test_a_config_of_another_size_is_told_by_tensor_and_shapes(llama):
+    config = json.loads((llama / "config.json").read_text())
+    (llama / "config.json").write_text(json.dumps({**config, "intermediate_size": 40}))
+    model = BlockModel(llama)
+    with pytest.raises(InputError, match=r"mlp\.\w+_proj\.weight has shape \[.*\], its config says \[.*\]"):
+        model.enter(decoders.samples(2), batch=2)
+
+
+def test_tensors_that_the_file_does_not_have_are_told_by_name(llama):
+    config = json.loads((llama / "config.json").read_text())
+    (llama / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
+    with pytest.raises(InputError, match=r"9 tensors of LlamaForCausalLM .* such as model\.layers\.2\."):
+        BlockModel(llama)
+
+
+def test_a_folder_without_a_model_is_told(tmp_path):
+    with pytest.raises(InputError, match=r"no config\.json"):
+        BlockModel(tmp_path)
+
+
+def test_blocks_whose_arguments_depend_on_the_text_are_refused(llama):
+    model = BlockModel(llama)
+    model.model.model.register_forward_pre_hook(
+        lambda module, args, kwargs: (args, {**kwargs, "position_ids": kwargs["input_ids"] % 7}), with_kwargs=True
+    )
+    with pytest.raises(InputError, match=r"what block 0 is called with depends on the text"):
+        model.enter(decoders.samples(4), batch=2)
+
+
+def test_bf16_is_used_where_it_is_asked_for(llama):
+    model = BlockModel(llama, precision="bf16")
+    states = model.enter(decoders.samples(2), batch=2)
+    with model.loaded(0) as block, torch.no_grad():
+        assert {parameter.dtype for parameter in block.parameters()} == {torch.bfloat16}
+        assert model.run(0, states[0]).dtype == torch.bfloat16
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU; this machine has none")
+def test_on_a_gpu_blocks_give_the_same_hidden_states(llama):
+    tokens = decoders.samples(4)
+    model = BlockModel(llama, precision="fp32")
+    states = model.enter(tokens, batch=2)
+    for index, expected in enumerate(outputs_of_blocks(llama, tokens)):
+        with model.loaded(index), torch.no_grad():
+            for number in range(len(states)):
+                states[number] = model.run(index, states[number])
+        assert torch.allclose(torch.cat([states[i] for i in range(len(states))]), expected, atol=1e-4)

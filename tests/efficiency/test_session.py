@@ -1,0 +1,224 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+from ruamel.yaml import YAML
+
+from prunelab.disk.files import read_json
+from prunelab.efficiency import joules, latency, session
+from prunelab.energy.wattmeter import Window
+from prunelab.errors import InputError
+from prunelab.models.tensors import identity
+from prunelab.pruning import pruning
+from prunelab.recipes import variants
+from stages import efficiency
+from tests.helpers import tiny
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = {
+    "efficiency": {
+        "seconds": 0.3,
+        "prompt_tokens": [8, 16],
+        "batch_sizes": [1, 2],
+        "output_tokens": 4,
+        "threads": 1,
+        "unreliable_above_percent": 10,
+    },
+    "energy": {
+        "seconds": 0.2,
+        "window_seconds": 0.02,
+        "idle_seconds": 0.05,
+        "country": "DEU",
+        "grams_per_kwh": 344,
+        "grams_source": "a test",
+    },
+}
+# fmt: off
+CONTRACT = [
+    "variant", "device", "runtime", "dtype", "threads", "parameters", "nonzero_parameters", "dense_bytes",
+    "packed_bytes", "macs_per_token", "prefill_ms", "prefill_ms_p10", "prefill_ms_p90", "decode_ms_per_token",
+    "decode_ms_per_token_p10", "decode_ms_per_token_p90", "prefill_ratio", "prefill_ratio_lo", "prefill_ratio_hi",
+    "decode_ratio", "decode_ratio_lo", "decode_ratio_hi", "decode_verdict", "peak_memory_bytes", "decode_j_per_token",
+    "decode_j_per_token_lo", "decode_j_per_token_hi", "prefill_j_per_token", "energy_provenance", "energy_estimated",
+    "gco2_per_million_tokens", "rounds", "dropped_rounds", "unreliable", "kv_cache_bytes_per_token", "parameter_bytes",
+    "decode_smallest_effect", "prefill_smallest_effect", "grams_source", "power", "works", "warm_up",
+]
+# fmt: on
+
+
+def timing(ratio, lo, hi, prompt_tokens=8, quiet=True):
+    work = {"prompt_tokens": prompt_tokens, "batch": 1, "output_tokens": 4, "blocks": 9, "dropped_blocks": 2}
+    for phase in joules.PHASES:
+        work |= {f"{phase}_ratio": ratio, f"{phase}_ratio_lo": lo, f"{phase}_ratio_hi": hi}
+    return work | {"decode_ms_per_token": 2.0, "quiet": quiet, "dense": {"prefill_ms": 3.0}}
+
+
+def test_an_a_a_test_never_finds_a_difference_and_states_the_smallest_it_could():
+    figures = session.timing_figures([timing(0.99, 0.96, 0.998)], None, 10)  # by chance its interval excludes 1
+    assert figures["decode_verdict"] == "no difference"
+    assert figures["decode_smallest_effect"] == pytest.approx(0.04)
+    assert (figures["rounds"], figures["dropped_rounds"], figures["unreliable"]) == (9, 2, False)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "lo", "hi", "verdict"),
+    [
+        (0.90, 0.88, 0.92, "faster"),
+        (1.10, 1.08, 1.12, "slower"),
+        (1.03, 1.02, 1.04, "no difference"),  # clear of 1, but within what dense differs from itself
+        (1.10, 0.99, 1.20, "no difference"),
+    ],
+)
+def test_a_verdict_respects_the_interval_and_the_a_a_test(ratio, lo, hi, verdict):
+    test = session.timing_figures([timing(1.0, 0.96, 1.03)], None, 10)
+    figures = session.timing_figures([timing(ratio, lo, hi)], test, 10)
+    assert figures["decode_verdict"] == figures["prefill_verdict"] == verdict
+    assert figures["decode_smallest_effect"] == pytest.approx(0.04)
+
+
+def test_a_wide_a_a_test_makes_every_variant_of_its_session_unreliable():
+    test = session.timing_figures([timing(1.0, 0.9, 1.05)], None, 10)
+    figures = session.timing_figures([timing(0.5, 0.49, 0.51)], test, 10)
+    assert test["unreliable"] and figures["unreliable"]
+    assert "A/A interval of decode is 15.0 % wide, the limit is 10 %" in figures["unreliable_because"][1]
+
+
+def test_a_noisy_machine_makes_a_measurement_unreliable():
+    figures = session.timing_figures([timing(1.0, 0.99, 1.01, quiet=False)], None, 10)
+    assert figures["unreliable"] and "disturbed by other processes" in figures["unreliable_because"][0]
+
+
+def test_a_work_that_the_a_a_test_lacks_is_refused():
+    test = session.timing_figures([timing(1.0, 0.9, 1.05)], None, 10)
+    with pytest.raises(InputError, match="no work of 16 prompt tokens"):
+        session.timing_figures([timing(1.0, 0.9, 1.05, prompt_tokens=16)], test, 10)
+
+
+def windows(dense_watts, variant_watts):
+    return [
+        {"phase": phase, "block": block, "arm": arm, "tokens": 100, "seconds": 2.0, "gpu_j": None, "ram_j": 40.0}
+        | {"cpu_j": 2.0 * {"dense": dense_watts, "variant": variant_watts}[arm] * (1 + 0.001 * block)}
+        for phase in joules.PHASES
+        for block in range(3)
+        for arm in ("variant", "dense", "dense", "variant")
+    ]
+
+
+def test_energy_figures_are_those_worked_out_by_hand():
+    power = SimpleNamespace(grams_per_kwh=360.0, grams_source="a test")
+    idle = [Window(1.0, 8.0, None, 20.0), Window(1.0, 10.0, None, 20.0)]
+    modelled = {"cpu": "cpu_load_model", "gpu": "none", "ram": "model"}
+    test = session.energy_figures(windows(50.0, 50.0), idle, modelled, power, None)
+    figures = session.energy_figures(windows(50.0, 40.0), idle, modelled, power, test)
+    assert figures["decode_j_per_token"] == pytest.approx(0.8, rel=0.01)
+    assert figures["gco2_per_million_tokens"] == pytest.approx(80.0, rel=0.01)  # 0.8 MJ = 0.2222 kWh, times 360
+    assert figures["decode_j_verdict"] == "less" and test["decode_j_verdict"] == "no difference"
+    assert figures["energy_estimated"] is True
+    assert figures["power"]["components"] == ["cpu"] and figures["power"]["idle_drift"] == pytest.approx(0.25)
+    assert figures["power"]["watts"]["cpu"] == pytest.approx({"idle_w": 9.0, "busy_w": 45.0}, rel=0.01)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A folder as dvc sees it: settings, a dense model, a pruned variant, a fingerprint."""
+    root = tmp_path_factory.mktemp("study")
+    yaml = YAML(typ="safe", pure=True)
+    with open(root / "params.yaml", "w") as file:
+        yaml.dump(yaml.load(ROOT / "params.yaml") | SETTINGS, file)
+    tiny.dense_folder(root / "models/dense", tiny.gpt2())
+    variant = variants.parse("random-50")
+    plan = pruning.Plan(variant=variant, allocation="uniform", scope="blocks", checkpoint="last", seed=1)
+    pruning.prune(root / "models/dense", root / "models/random-50", plan)
+    run(root, "stages.device", "--out", "results/device.json")
+    return root
+
+
+def run(root, module, *arguments, ok=True):
+    command = [sys.executable, "-m", module, *arguments]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    answer = subprocess.run(command, cwd=root, capture_output=True, text=True, env=environment)
+    assert (answer.returncode == 0) is ok, answer.stderr
+    return answer
+
+
+def measure(root, variant, *arguments, ok=True):
+    places = ["--model", f"models/{variant}", "--dense", "models/dense", "--device", "results/device.json"]
+    return run(root, "stages.efficiency", variant, *places, "--out", f"results/{variant}", *arguments, ok=ok)
+
+
+@pytest.fixture(scope="module")
+def measured(study):
+    measure(study, "dense", "--energy", "results/energy/efficiency-dense.json")
+    measure(study, "random-50", "--session", "results/dense/efficiency.json")
+    return study
+
+
+def test_the_stage_writes_what_the_contract_names(measured):
+    for variant in ("dense", "random-50"):
+        figures = read_json(measured / "results" / variant / "efficiency.json")
+        assert not [key for key in CONTRACT if key not in figures]
+        assert figures["variant"] == variant and figures["threads"] == 1 and figures["dtype"] == "float32"
+        assert figures["device"] == read_json(measured / "results/device.json")["id"]
+        assert [(work["prompt_tokens"], work["batch"]) for work in figures["works"]] == [(8, 1), (16, 1), (8, 2)]
+    assert read_json(measured / "results/dense/efficiency.json")["decode_verdict"] == "no difference"
+    assert read_json(measured / "results/energy/efficiency-dense.json")["seconds"] > 1
+
+
+def test_sizes_and_work_are_those_of_the_variant(measured):
+    dense = read_json(measured / "results/dense/efficiency.json")
+    figures = read_json(measured / "results/random-50/efficiency.json")
+    sparsity = read_json(measured / "models/random-50/sparsity.json")
+    assert figures["packed_bytes"] == sparsity["packed_bytes"] < figures["dense_bytes"] == sparsity["dense_bytes"]
+    assert figures["nonzero_parameters"] == sparsity["nonzero_parameters"]
+    assert figures["macs_per_token"] == dense["macs_per_token"] == 2 * (12 * 16 * 16 + 2 * 16 * 9) + 40 * 16
+    assert dense["packed_bytes"] == dense["dense_bytes"]
+
+
+def test_every_figure_can_be_computed_again_from_the_readings(measured):
+    figures = read_json(measured / "results/random-50/efficiency.json")
+    rows = pyarrow.parquet.read_table(measured / "results/random-50/readings.parquet").to_pylist()
+    seed = YAML(typ="safe", pure=True).load(measured / "params.yaml")["seed"]
+    for work in figures["works"]:
+        place = {name: work[name] for name in latency.Work._fields}
+        mine = [row for row in rows if row["kind"] == "time" and place.items() <= row.items()]
+        again = latency.summary(mine, seed)
+        for key, value in again.items():
+            if key != "dense":
+                assert work[key] == pytest.approx(value), key
+    idle = [Window(*(row[name] for name in Window._fields)) for row in rows if row["kind"] == "idle"]
+    again = joules.summary([r for r in rows if r["kind"] == "energy"], joules.watts(idle), figures["energy_provenance"])
+    for key, value in again.items():
+        assert figures[key] == (value if value is None else pytest.approx(value)), key
+    assert len(idle) == 2 and np.isfinite(figures["power"]["idle_drift"])
+
+
+def test_a_variant_without_its_a_a_test_is_refused(study):
+    answer = measure(study, "random-50", ok=False)
+    assert answer.stderr.splitlines()[-1] == (
+        "error: --session is missing: a variant's verdict needs the A/A test of its dense model"
+    )
+
+
+def test_an_a_a_test_of_another_dense_model_is_refused(tmp_path):
+    one, other = (tiny.dense_folder(tmp_path / name, tiny.gpt2(seed)) for seed, name in enumerate(("one", "other")))
+    machine = {"id": "here"}
+    session = {"device": "here", "dense_sha256": identity(one)}
+    efficiency.check(SimpleNamespace(session="x.json", model=Path("a"), dense=one), session, machine)
+    with pytest.raises(InputError, match=r"x\.json: measured with another dense model than .*other; measure that one"):
+        efficiency.check(SimpleNamespace(session="x.json", model=Path("a"), dense=other), session, machine)
+
+
+def test_an_a_a_test_of_another_machine_is_refused(measured, tmp_path):
+    other = read_json(measured / "results/device.json") | {"id": "another"}
+    (tmp_path / "device.json").write_text(json.dumps(other))
+    shutil.copy(measured / "results/dense/efficiency.json", tmp_path)
+    arguments = SimpleNamespace(session=tmp_path / "efficiency.json", model=Path("a"), dense=Path("b"))
+    with pytest.raises(InputError, match="this is another; measure the dense model here first"):
+        efficiency.check(arguments, read_json(tmp_path / "efficiency.json"), other)

@@ -1,0 +1,123 @@
+"""A toy pipeline with the real one's shape (a probe, a matrix, measuring stages, a report) for tests of what runs it.
+
+Its stages are `stage.sh NAME SECONDS OUTPUT`: they note when they start and end in events.log and print a line.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+STAGE = """\
+echo "start $1 $$ $(date +%s.%N)" >> events.log
+echo "this is $1"
+sleep $2
+[ -e "fail-$1" ] && echo "about to break" && echo "broken on purpose" >&2 && exit 3
+mkdir -p "$(dirname $3)"
+echo "$1" > $3
+echo "end $1 $$ $(date +%s.%N)" >> events.log
+"""
+
+PIPELINE = """\
+stages:
+  device:
+    cmd: sh stage.sh device 0 device.json
+    outs: [device.json]
+    always_changed: true
+  fetch:
+    cmd: sh stage.sh fetch 0 data/text
+    params: [fetch.split.seed]
+    outs: [data/text]
+  train:
+    cmd: sh stage.sh train {train_seconds} models/dense
+    deps: [data/text]
+    params: [train.epochs]
+    outs: [models/dense]
+  prune:
+    matrix: {{method: "${{prune.methods}}", rate: "${{prune.rates}}"}}
+    cmd: sh stage.sh prune@${{item.method}}-${{item.rate}} {prune_seconds} models/${{item.method}}-${{item.rate}}
+    deps: [models/dense]
+    outs: ["models/${{item.method}}-${{item.rate}}"]
+  efficiency:
+    matrix: {{method: "${{prune.methods}}", rate: "${{prune.rates}}"}}
+    cmd: sh stage.sh efficiency@${{item.method}}-${{item.rate}} 0.2 results/${{item.method}}-${{item.rate}}
+    deps: ["models/${{item.method}}-${{item.rate}}", device.json]
+    outs: ["results/${{item.method}}-${{item.rate}}"]
+  report:
+    cmd:
+      - sh stage.sh report 0 report/index.html
+      - cp table.csv report/results.csv
+      - echo '{{}}' > report/metrics.json
+    deps: [results/random-50, results/random-80, results/magnitude-50, results/magnitude-80, table.csv]
+    outs: [report]
+"""
+
+TABLE = """\
+variant,method,rate,seed,dense,sparsity_pruned,loss
+dense,dense,,1337,dense,0.0,1.5
+random-50,random,50,1337,dense,0.5,3.0
+random-80,random,80,1337,dense,0.8,4.0
+magnitude-50,magnitude,50,1337,dense,0.5,1.7
+magnitude-80,magnitude,80,1337,dense,0.8,2.5
+"""
+
+
+def edit_params(folder: Path, **sections: dict) -> None:
+    """Change settings in the folder's params.yaml: `edit_params(folder, train={"epochs": 3})`."""
+    from ruamel.yaml import YAML
+
+    yaml = YAML(typ="safe", pure=True)
+    raw = yaml.load((folder / "params.yaml").read_text(encoding="utf-8"))
+    for section, values in sections.items():
+        raw[section] |= values
+    with open(folder / "params.yaml", "w", encoding="utf-8") as file:
+        yaml.dump(raw, file)
+
+
+def make(folder: Path, train_seconds: float = 0, prune_seconds: float = 0) -> Path:
+    """A git repository with DVC, the toy pipeline, and a valid params.yaml with 2 methods x 2 rates."""
+    (folder / "stage.sh").write_text(STAGE)
+    (folder / "dvc.yaml").write_text(PIPELINE.format(train_seconds=train_seconds, prune_seconds=prune_seconds))
+    (folder / "table.csv").write_text(TABLE)
+    (folder / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    edit_params(folder, prune={"methods": ["random", "magnitude"], "rates": [50, 80], "controls": []})
+    edit_params(folder, runtimes={"rows": []})
+    (folder / "studies").mkdir()
+    (folder / "studies" / "small.yaml").write_bytes((folder / "params.yaml").read_bytes())
+    (folder / ".gitignore").write_text("/events.log\n/.prunelab/\n/fail-*\n")
+    for command in (
+        ["git", "init", "-q"],
+        [sys.executable, "-m", "dvc", "init", "-q"],
+        ["git", "add", "-A"],
+        ["git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "toy"],
+    ):
+        subprocess.run(command, cwd=folder, env=environment(), check=True, stdout=subprocess.DEVNULL)
+    return folder
+
+
+def environment(**more: str) -> dict[str, str]:
+    """For a command in the toy's folder: our modules importable, no MLflow server there, no telemetry."""
+    quiet = {"DVC_NO_ANALYTICS": "1", "DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    return {**os.environ, **quiet, "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": "http://127.0.0.1:9", **more}
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """The toy pipeline in a temporary folder, which is the current one."""
+    monkeypatch.chdir(tmp_path)
+    for name, value in environment().items():
+        monkeypatch.setenv(name, value)
+    return make(tmp_path)
+
+
+def events(folder: Path) -> dict[str, tuple[float, float]]:
+    """Stage → (start, end) in seconds of the last time it ran; the end of one that did not finish is infinite."""
+    seen: dict[str, tuple[float, float]] = {}
+    for line in (folder / "events.log").read_text().splitlines():
+        kind, name, _, at = line.split()
+        seen[name] = (float(at), float("inf")) if kind == "start" else (seen[name][0], float(at))
+    return seen
