@@ -165,8 +165,10 @@ def sweep(arguments, scratch: Path) -> dict:
     """Stages as processes: one calibration and 15 variants, to one calibration and one variant."""
     from ruamel.yaml import YAML
 
+    from prunelab.study import studies
+
     yaml = YAML()
-    settings = yaml.load(Path("studies/smollm2.yaml"))
+    settings = yaml.load(studies.merge("smollm2").text)
     settings["prune"]["methods"], settings["prune"]["rates"] = SWEEP["methods"], SWEEP["rates"]
     settings["calibrate"] |= {"samples": arguments.samples, "length": arguments.length}
     settings["calibrate"] |= {"batch_tokens": arguments.batch * arguments.length, "propagate": "dense"}

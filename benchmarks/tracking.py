@@ -16,7 +16,7 @@ import time
 import torch
 
 from prunelab.models import models
-from prunelab.study import params
+from prunelab.study import studies
 from prunelab.training.tracker import WeightHistory
 
 
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--batch", type=int, default=16)
     arguments = parser.parse_args()
-    train = params.load("studies/paper-10m.yaml").train
+    train = studies.merge("paper-10m").settings.train
     model = models.build(train.architecture, {**train.config, "vocab_size": 85}, bos_token_id=None, eos_token_id=None)
     model.train()
     history = WeightHistory(

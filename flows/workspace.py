@@ -1,12 +1,13 @@
 """The folder a study runs in: whose settings it has, one study at a time, no dead locks in the way."""
 
 import contextlib
-import difflib
 import fcntl
+import hashlib
 import json
 import os
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -14,10 +15,11 @@ import psutil
 from flows import process
 from prunelab.disk import files
 from prunelab.errors import InputError
-from prunelab.study import params
+from prunelab.study import params, studies
 
 LOCK = Path(".prunelab/study.lock")
 RWLOCK = Path(".dvc/tmp/rwlock")
+WRITTEN = Path(".prunelab/params.sha256")  # of the params.yaml that was merged here last
 
 
 @contextlib.contextmanager
@@ -44,33 +46,34 @@ def alone():
 
 
 def choose(study: str | None) -> params.Settings:
-    """Make studies/<study>.yaml the params.yaml that runs; None keeps the one there. Returns its validated settings.
+    """Make the study, merged onto the default, the params.yaml that runs, and print what differs; None keeps the one
+    there. Returns its validated settings.
 
     Raises InputError rather than overwrite a params.yaml whose content is kept nowhere else.
     """
     current = Path("params.yaml")
     if study is None:
         return params.load(current)
-    known = sorted(path.stem for path in Path("studies").glob("*.yaml"))
-    if study not in known:
-        near = difflib.get_close_matches(study, known, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise InputError(f"there is no study {study!r}{hint}; studies/ holds: {', '.join(known) or 'none'}")
-    source = Path("studies", f"{study}.yaml")
-    settings = params.load(source)
-    if current.exists() and _lines(current) == _lines(source):
-        return settings
+    merged = studies.merge(study)
+    text = merged.text.encode()
+    if current.exists() and _lines(current) == text:
+        return merged.settings
     if current.exists():
         _require_kept_elsewhere(current, study)
+    WRITTEN.parent.mkdir(exist_ok=True)
+    WRITTEN.write_text(hashlib.sha256(text).hexdigest(), encoding="utf-8")  # first: cut off here, it only knows less
     with files.whole_file(current) as partial:
-        partial.write_bytes(source.read_bytes())
-    return settings
+        partial.write_bytes(text)
+    print(studies.told(merged), flush=True)
+    return merged.settings
 
 
 def _require_kept_elsewhere(path: Path, study: str) -> None:
-    """Raises InputError unless a study file or git's HEAD has the content of `path`, whatever its line ends are."""
+    """Raises InputError unless the content of `path` is a study's, or in git's HEAD, whatever its line ends are."""
     content = _lines(path)
-    if any(_lines(other) == content for other in Path("studies").glob("*.yaml")):
+    if WRITTEN.exists() and WRITTEN.read_text(encoding="utf-8") == hashlib.sha256(content).hexdigest():
+        return  # nobody touched it since it was merged here, though its study may have been edited
+    if content in _studies():
         return
     # Not `git diff`: it sees no change in a file that git was told to take for unchanged, nor in one it does not know.
     committed = process.ask(["git", "cat-file", "blob", f"HEAD:./{path}"])
@@ -96,6 +99,16 @@ def _require_kept_elsewhere(path: Path, study: str) -> None:
         f"{study!r} would overwrite {path}, and git does not say whether it has edits ({reason}): "
         f"{keep}{cure}, then start again"
     )
+
+
+def _studies() -> Iterator[bytes]:
+    """Every study as params.yaml would have it, and as it stands in its file (one that was copied there is whole)."""
+    for name in studies.names():
+        yield _lines(studies.FOLDER / f"{name}.yaml")
+        try:
+            yield studies.merge(name).text.encode()
+        except InputError:
+            continue  # a study that cannot be merged has been no params.yaml
 
 
 def _lines(path: Path) -> bytes:

@@ -3,10 +3,11 @@
 import logging
 import sys
 
-from prunelab import interpreter
+from prunelab import interpreter, moved
 
 if sys.argv[:1] == ["-m"]:  # so it is while Python looks for the module of `python -m prunelab.…`: a command of ours
     interpreter.require()
+    moved.tell()
 
 # transformers imports torchao where it is installed, which then reports every kernel of other machines that it could
 # not load, and how torch's pytree registry has changed. No news, three lines at the start of every stage.

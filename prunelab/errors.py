@@ -1,5 +1,6 @@
 """A user's mistake is told in one line; a bug of ours keeps its traceback."""
 
+import difflib
 import errno
 import sys
 
@@ -15,6 +16,17 @@ def in_one_line(error: Exception, longest: int = 240) -> str:
     """What a library says in its error, which may be a page: its first `longest` characters, on one line."""
     reason = " ".join(str(error).split()) or type(error).__name__
     return reason if len(reason) <= longest else f"{reason[:longest]} …"
+
+
+def nearest(word: str, known, bare: bool = False) -> str | None:
+    """` (did you mean …?)` for a phrase on a word that is not `known`, empty where nothing is like it.
+
+    bare: the nearest word itself, None where nothing is like it.
+    """
+    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    if bare:
+        return match[0] if match else None
+    return f" (did you mean {match[0]!r}?)" if match else ""
 
 
 def exit_cleanly(main) -> None:

@@ -1,6 +1,6 @@
 """Draw the calibration text, and see what it does inside the dense model as far as the study's methods ask for it.
 
-    python -m stages.calibrate --dense models/dense --data data/fetched --out models/calibration
+    python -m stages.calibrate --dense models/s1/dense --data data/fetched --out models/s1/calibration
 
 One run serves every method and rate (`calibrate.propagate: dense`) or leaves the samples alone, on which each variant
 is then pruned block by block (`pruned`).
@@ -20,14 +20,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--dense", type=Path, required=True, help="folder of the dense model")
     parser.add_argument("--data", type=Path, required=True, help="folder that the stage fetch wrote")
     parser.add_argument("--out", type=Path, required=True, help="folder of samples and statistics")
-    parser.add_argument("--seed", help="a replica's tag, such as s2; without it calibrate.seed")
+    parser.add_argument("--seed", default=params.FIRST_SEED, help="tag of the seed, such as s2 (s1: calibrate.seed)")
     parser.add_argument("--energy", type=Path, help="JSON file that books what this stage used")
     arguments = parser.parse_args(argv)
 
     settings = params.load()
-    name = f"calibrate-{arguments.seed}" if arguments.seed else "calibrate"
     with energy.stage_meter(
-        name, arguments.energy, long=settings.calibrate is not None, country=settings.energy.country
+        "calibrate", arguments.energy, long=settings.calibrate is not None, country=settings.energy.country
     ):
         with whole_directory(arguments.out, arguments.dense, arguments.data) as partial:
             if settings.calibrate is None:
@@ -37,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
             # After the settings: a misspelt key must not wait for five seconds of imports.
             from prunelab.pruning import streaming
 
-            seed = settings.seed_of(arguments.seed) if arguments.seed else settings.calibrate.seed
+            seed = settings.calibration_seed_of(arguments.seed)
             facts = streaming.calibrate(settings, arguments.dense, arguments.data, partial, seed)
     print(
         f"{facts['samples']} x {facts['length_tokens']} tokens of the {facts['source']} text, seed {facts['seed']}, "

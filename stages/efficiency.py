@@ -1,9 +1,9 @@
 r"""Measure one variant beside its dense model: time, memory, energy, work, and the raw readings.
 
-    python -m stages.efficiency dense --model models/dense --dense models/dense \
-        --device results/device.json --out results/dense
-    python -m stages.efficiency wanda-50 --model models/wanda-50 --dense models/dense \
-        --device results/device.json --session results/dense/efficiency.json --out results/wanda-50
+    python -m stages.efficiency dense --model models/s1/dense --dense models/s1/dense \
+        --device results/device.json --out results/s1/dense
+    python -m stages.efficiency wanda-50 --model models/s1/wanda-50 --dense models/s1/dense \
+        --device results/device.json --session results/s1/dense/efficiency.json --out results/s1/wanda-50
 
 The first is the A/A test of a session: dense beside a second copy of dense. Its interval is the smallest effect that
 the session can tell from nothing, and the variants' verdicts (--session) respect it. Repeat it with `dvc repro -f`.
@@ -18,6 +18,7 @@ from prunelab import errors
 from prunelab.disk import files, places
 from prunelab.efficiency import device
 from prunelab.energy import energy
+from prunelab.recipes import variants
 from prunelab.study import params
 
 
@@ -30,6 +31,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--session", type=Path, help="efficiency.json of the dense model, the session's A/A test")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--energy", type=Path, help="JSON file that books what this stage itself used")
+    parser.add_argument(
+        "--only-other-work",
+        action="store_true",
+        help="note a variant that multiplies what dense multiplies (zeros or other values), instead of timing it",
+    )
     arguments = parser.parse_args(argv)
     places.check_shared(arguments.out, arguments.model, arguments.dense)
     name = f"efficiency-{arguments.variant}"
@@ -42,6 +48,9 @@ def run(arguments) -> None:
     settings, machine = params.load(), files.read_json(arguments.device)
     session = files.read_json(arguments.session) if arguments.session else None
     check(arguments, session, machine)
+    if arguments.only_other_work and variants.parse(arguments.variant).does_the_work_of_dense:
+        report_nothing(arguments, machine)
+        return
     with device.alone():
         from prunelab.efficiency.session import measure
         from prunelab.models.tensors import identity
@@ -72,16 +81,19 @@ def check(arguments, session: dict | None, machine: dict) -> None:
             )
 
 
+def report_nothing(arguments, machine: dict) -> None:
+    """Both files of a variant that is not timed, because in eager torch it does what the dense model does."""
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    write_readings(arguments.out, [])
+    content = {"variant": arguments.variant, "device": machine["id"], "same_work_as": "dense"}
+    files.write_json(arguments.out / "efficiency.json", content)
+    print(f"{arguments.variant}: does the work of the dense model, so it is not timed again", flush=True)
+
+
 def report(arguments, measured: dict, rows: list[dict]) -> None:
     """Write both files and say what was found."""
-    import pyarrow
-    import pyarrow.parquet
-
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    table = pyarrow.table({key: [row.get(key) for row in rows] for key in columns})
     arguments.out.mkdir(parents=True, exist_ok=True)
-    with files.whole_file(arguments.out / "readings.parquet") as partial:
-        pyarrow.parquet.write_table(table, partial)
+    write_readings(arguments.out, rows)
     files.write_json(arguments.out / "efficiency.json", measured)
     print(
         f"{arguments.variant}: decode {measured['decode_ms_per_token']:.2f} ms a token, "
@@ -89,6 +101,16 @@ def report(arguments, measured: dict, rows: list[dict]) -> None:
         f"{measured['decode_ratio_hi']:.3f}): {measured['decode_verdict']}",
         flush=True,
     )
+
+
+def write_readings(out: Path, rows: list[dict]) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    table = pyarrow.table({key: [row.get(key) for row in rows] for key in columns})
+    with files.whole_file(out / "readings.parquet") as partial:
+        pyarrow.parquet.write_table(table, partial)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     settings = params.load()
     study = results.read(settings, arguments.results, arguments.models)  # before the slow imports: it may refuse
-    folders = (arguments.models / row["variant"] for row in study.rows)
+    folders = (arguments.models / row["path"] for row in study.rows)
     places.check_folder(arguments.out, arguments.results, arguments.models, *folders)
 
     from prunelab.delivery import delivery

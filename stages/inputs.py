@@ -1,9 +1,10 @@
-"""Write the hashes of the local files that the settings name; the stages that read them depend on these.
+"""Write the hashes of the local files that the settings name, and what recipes leave open; stages depend on these.
 
     python -m stages.inputs --out data/inputs
 
-Runs every time. As long as no such file changes, both JSON files come out byte for byte the same and nothing else runs:
-sources.json (texts and models, for the stage fetch), questions.json (for the stages that ask them).
+Runs every time. As long as no such file changes, the JSON files come out byte for byte the same and nothing else runs:
+sources.json (texts and models, for the stage fetch), questions.json (for the stages that ask them), recipes.json (whose
+size dense-small gets and how much longer it trains, which other entries of prune.further decide).
 """
 
 import argparse
@@ -17,14 +18,15 @@ from prunelab.study import params
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.inputs", description=__doc__.partition("\n")[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder of the two JSON files")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the JSON files")
     arguments = parser.parse_args(argv)
     places.check_shared(arguments.out)
     settings = params.load()
     found = inputs.of_sources(settings.fetch)
-    asked = inputs.of_questions(settings.quality.tasks.names)
+    asked = inputs.of_questions(settings.quality.questions.names)
     files.write_json(arguments.out / "sources.json", found)
     files.write_json(arguments.out / "questions.json", asked)
+    files.write_json(arguments.out / "recipes.json", settings.left_open())
     named = [part for part, known in found.items() if known] + list(asked)
     print(f"local files: {', '.join(named) or 'none'}")
 

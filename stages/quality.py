@@ -1,6 +1,6 @@
-"""Score one variant, or a control such as dense-average, on the reference's windows and compare it with dense.
+"""Score one variant on the reference's windows and compare it with dense.
 
-    python -m stages.quality wanda-50 --model models/wanda-50 --reference results/dense --out results/wanda-50
+    python -m stages.quality wanda-50 --model models/s1/wanda-50 --reference results/s1/dense --out results/s1/wanda-50
 
 Writes quality.json and windows.safetensors (the loss of every window).
 """
@@ -32,14 +32,12 @@ def score(wanted, arguments) -> None:
     from safetensors.numpy import save_file
 
     from prunelab.models import checkpoint
-    from prunelab.quality import controls, probes, quality, reference
+    from prunelab.quality import probes, quality, reference
 
     dense = reference.load(arguments.reference / "reference.safetensors")
     reference.check(dense, wanted)
     reference.check_model(dense, arguments.model, arguments.variant)
     model = checkpoint.load(arguments.model)
-    if control := controls.named(arguments.variant):
-        model = controls.put(model, arguments.model, control)
     model = quality.ready(model, dense.facts["dtype"])
     scores = quality.score(
         model,

@@ -1,8 +1,8 @@
 """Score the dense model, and leave what the variants and controls are compared with.
 
-    python -m stages.reference --dense models/dense --data data/fetched --out results
+    python -m stages.reference --dense models/s1/dense --data data/fetched --out results/s1/dense
 
-Writes results/dense/quality.json and reference.safetensors.
+Writes quality.json and reference.safetensors.
 """
 
 import argparse
@@ -18,17 +18,15 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dense", type=Path, required=True, help="folder of the dense model")
     parser.add_argument("--data", type=Path, required=True, help="folder that the fetch stage wrote")
-    parser.add_argument("--out", type=Path, required=True, help="folder of all results")
-    parser.add_argument("--seed", metavar="TAG", help="replica, such as s2")
+    parser.add_argument("--out", type=Path, required=True, help="folder of its results")
     parser.add_argument("--energy", type=Path, help="JSON file that books what this stage itself used")
     arguments = parser.parse_args(argv)
     places.check_shared(arguments.out, arguments.dense, arguments.data)
-    suffix = f"-{arguments.seed}" if arguments.seed else ""
-    with energy.stage_meter(f"reference{suffix}", arguments.energy):
-        score_all(arguments, suffix)
+    with energy.stage_meter("reference", arguments.energy):
+        score_all(arguments)
 
 
-def score_all(arguments, suffix: str) -> None:
+def score_all(arguments) -> None:
     settings = params.load()
     text_file = arguments.data / "text" / "test.txt"
     if not text_file.is_file():
@@ -53,7 +51,7 @@ def score_all(arguments, suffix: str) -> None:
     cut = windows.cut(*tokenised, wanted.context, wanted.max_windows, first=wanted.kl_windows)
     asked = probes.prepare(tokenizer, text, cut, wanted)
 
-    name = f"dense{suffix}"
+    name = "dense"
     scores = quality.score(model, cut.tokens, name, batch_tokens=wanted.batch_tokens, leave=wanted.kl_windows)
     answers = probes.ask(model, arguments.dense, name, asked, wanted)
     facts = {
@@ -68,12 +66,12 @@ def score_all(arguments, suffix: str) -> None:
     dense = reference.Reference(
         facts, cut, scores.loss, scores.nll, scores.choice, scores.states, extra, reference.asked(wanted)
     )
-    (arguments.out / name).mkdir(parents=True, exist_ok=True)
-    reference.save(arguments.out / name / "reference.safetensors", dense)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    reference.save(arguments.out / "reference.safetensors", dense)
     # By definition, and not measured: a model does not differ from itself.
     scores = scores._replace(kl=np.zeros(1), agreement=np.ones(1))
     figures = reference.figures(scores, dense, wanted) | probes.figures(answers, dense.extra, wanted)
-    files.write_json(arguments.out / name / "quality.json", {"variant": name, **figures})
+    files.write_json(arguments.out / "quality.json", {"variant": name, **figures})
     print(f"{name}: loss {figures['loss']:.4f} nats a token, {figures['bits_per_byte']:.4f} bits a byte", flush=True)
 
 

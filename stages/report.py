@@ -51,16 +51,21 @@ def write(study: results.Study, out: Path) -> None:
 
 
 def metrics(rows: list[dict]) -> dict:
-    """The few numbers for `dvc metrics diff`, by variant."""
+    """The few numbers for `dvc metrics diff`, by variant; of a study of several seeds by variant and tag."""
     names = {
         "loss": "loss",
         "sparsity": "sparsity_pruned",
         "packed_bytes": "packed_bytes",
         "decode_ratio": "decode_ratio",
     }
-    return {
-        row["variant"]: {short: row[name] for short, name in names.items() if row[name] is not None} for row in rows
-    }
+    several, found = len({row["seed"] for row in rows}) > 1, {}
+    for row in rows:
+        figures = {short: row[name] for short, name in names.items() if row[name] is not None}
+        if several:
+            found.setdefault(row["variant"], {})[row["path"].partition("/")[0]] = figures
+        else:
+            found[row["variant"]] = figures
+    return found
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.train", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder that the stage fetch wrote")
     parser.add_argument("--out", type=Path, required=True, help="folder of the dense model")
-    parser.add_argument("--seed", help="a replica's tag, such as s2; without it the study's own seed")
+    parser.add_argument("--seed", default=params.FIRST_SEED, help="tag of the seed, such as s2 (s1: the study's own)")
     parser.add_argument("--energy", type=Path, help="JSON file that books what this stage used")
     arguments = parser.parse_args(argv)
 
@@ -24,9 +24,8 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.energy:
         places.check_json(arguments.energy, "meter")
     checks.check_training(settings)  # again: train may have changed since the text was fetched
-    name = f"train-{arguments.seed}" if arguments.seed else "train"
     long = settings.train.epochs > 0
-    with energy.stage_meter(name, arguments.energy, long=long, country=settings.energy.country):
+    with energy.stage_meter("train", arguments.energy, long=long, country=settings.energy.country):
         # After the settings: a misspelt key must not wait for five seconds of imports.
         from prunelab.training import training
 

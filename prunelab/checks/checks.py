@@ -1,11 +1,10 @@
 """What of a study can be refused before anything is fetched, beyond what params.load sees in the file itself.
 
-    python -m prunelab.checks.checks [params.yaml]     # is this a study that can run? One line
+    prunelab check [params.yaml]     # is this a study that can run? One line
 
 Extras that are needed and the country take no time; a model that is trained here is built and run, which takes seconds.
 """
 
-import argparse
 import hashlib
 import json
 from importlib.metadata import version
@@ -13,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from prunelab.disk.files import write_json
-from prunelab.errors import InputError, exit_cleanly
+from prunelab.errors import InputError
 from prunelab.study import params
 from prunelab.study.fields import nearest
 
@@ -33,11 +32,12 @@ def check(settings: params.Settings) -> None:
 
     Takes seconds, because that model is built and run. Raises InputError that names the setting.
     """
-    tasks, lora = settings.quality.tasks.names, settings.recover.variants and settings.recover.parameters == "lora"
+    steps = {step for variant in settings.variants() for step in variant.steps}
+    lora = "recovered" in steps and settings.recover.parameters == "lora"
     needed = {
-        "quality.tasks": ("tasks", tasks),
+        "quality.questions": ("tasks", settings.quality.questions.names),
         "recover.parameters: lora": ("recovery", lora),
-        "runtimes.rows: int8": ("int8", "int8" in settings.runtimes.rows),
+        "prune.further: int8": ("int8", "int8" in steps),
         "export.onnx: true": ("onnx", settings.export.onnx),
     }
     for key, (extra, wanted) in needed.items():
@@ -82,19 +82,11 @@ def _trials_passed() -> list[str]:
     return known if isinstance(known, list) else []
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m prunelab.checks.checks", description="Check a study before it runs."
-    )
-    parser.add_argument("path", nargs="?", default="params.yaml", help="its settings (params.yaml)")
-    path = parser.parse_args(argv).path
+def of_file(path) -> str:
+    """Check the settings in the file `path`; what to say where nothing is wrong. Raises InputError as `check`."""
     settings = params.load(path)
     try:
         check(settings)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    print(f"{path}: study {settings.study}, {len(settings.variants())} variants, ok")
-
-
-if __name__ == "__main__":
-    exit_cleanly(main)
+    return f"{path}: study {settings.study}, {len(settings.variants())} variants, ok"

@@ -82,15 +82,18 @@ def fits(settings, model) -> None:
             f"prune.scope: {settings.prune.scope}: none of the {len(tensors)} prunable tensors of "
             f"{settings.train.architecture!r} belongs to it"
         )
-    for rate in settings.prune.rates:
+    asked = {f"prune.rates: {rate}": rate for rate in settings.prune.rates}
+    asked |= {f"prune.further: {v.id}": v.rate for v in settings.variants() if v.prunes == "mask"}
+    for entry, rate in asked.items():
         group = (variants.parse_rate(rate).n_of_m or (0, 1))[1]
         for tensor in inside:
             if (inputs := tensor["shape"][0 if tensor["transposed"] else 1]) % group:
                 raise InputError(
-                    f"prune.rates: {rate}: the {inputs} inputs of {tensor['name']} do not divide into groups of {group}"
+                    f"{entry}: the {inputs} inputs of {tensor['name']} do not divide into groups of {group}"
                 )
-    for identifier in settings.structure.variants:
-        _has_room(model, variants.parse(identifier), settings.structure.round_to)
+    for variant in settings.variants():
+        if variant.prunes == "structure":
+            _has_room(model, variant, settings.structure.round_to)
 
 
 def _lengths(settings, limit: int | None) -> None:
@@ -112,7 +115,7 @@ def _has_room(model, variant: variants.Variant, round_to: int) -> None:
         total = len(models.decoder_blocks(model)[1])
         if not 0 < int(fraction * total + 0.5) < total:
             raise InputError(
-                f"structure.variants: {variant.id}: {fraction:.0%} of {total} blocks is no whole block, or all of them"
+                f"prune.further: {variant.id}: {fraction:.0%} of {total} blocks is no whole block, or all of them"
             )
         return
     sites = structure.mlp_sites(model) if kind == "mlp-width" else structure.head_sites(model)

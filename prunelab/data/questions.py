@@ -24,7 +24,7 @@ def hashes(names: list[str]) -> dict[str, str]:
 
 def _require(path: Path) -> None:
     if not path.is_file():
-        raise InputError(f"quality.tasks.names: {path}: no such file")
+        raise InputError(f"quality.questions.names: {path}: no such file")
 
 
 def read_questions(path: Path) -> list[dict]:

@@ -67,7 +67,7 @@ def deliver(study: results.Study, choice: Choice, out, onnx: bool) -> dict:
 
     Raises InputError when its folder is missing, or the ONNX file would compute something else.
     """
-    folder = study.models / choice.variant
+    folder = study.models / _first_seed(study, choice.variant)["path"]
     if not (folder / "config.json").exists():
         raise InputError(f"{folder}: no model there, but {choice.variant} was chosen ({choice.why}); dvc pull {folder}")
     with whole_directory(out) as partial:
@@ -75,7 +75,7 @@ def deliver(study: results.Study, choice: Choice, out, onnx: bool) -> dict:
         for path in (partial / "plain").iterdir():
             path.rename(partial / path.name)
         (partial / "plain").rmdir()
-        for path in (path for pattern in LEGAL for path in (study.models / "dense").glob(pattern)):
+        for path in (path for pattern in LEGAL for path in (study.models / study.dense["path"]).glob(pattern)):
             shutil.copyfile(path, partial / path.name)
         context = _bound_lengths(partial)
         apart = _write_onnx(partial) if onnx else None
@@ -89,6 +89,11 @@ def deliver(study: results.Study, choice: Choice, out, onnx: bool) -> dict:
         write_json(partial / FACTS, facts)
         (partial / "README.md").write_text(card(study, choice, facts), encoding="utf-8")
     return facts
+
+
+def _first_seed(study: results.Study, identifier: str) -> dict:
+    """The row of a variant of the first seed, which is the one that is delivered."""
+    return next(row for row in study.rows if row["variant"] == identifier)
 
 
 def _bound_lengths(folder: Path) -> int | None:
@@ -131,9 +136,8 @@ def _write_onnx(folder: Path) -> float:
 
 def card(study: results.Study, choice: Choice, facts: dict) -> str:
     """The model card: Markdown with the front matter that the hub reads."""
-    rows = {row["variant"]: row for row in study.rows}
-    row, made = rows[choice.variant], study.files[choice.variant].get("sparsity")
-    dense = rows[row["dense"]]
+    row, dense = _first_seed(study, choice.variant), study.dense
+    made = study.files[row["path"]].get("sparsity")
     # Only figures that somebody measured: a row of unknowns is no information.
     lines = [
         f"| {title} | {_cell(dense[key], form)} | {_cell(row[key], form)} |"
@@ -205,16 +209,16 @@ def _what(row: dict, made: dict | None) -> str:
 
 def _notes(study: results.Study, row: dict) -> list[str]:
     """What the table's figures are, and what they are not."""
-    quality = study.files[row["variant"]]["quality"]
+    quality = study.files[row["path"]]["quality"]
     notes = [
         f"Quality on the {quality['split']} text (sha256 `{quality['text_sha256']}`): {quality['windows']} windows of "
         f"{quality['context']} tokens."
     ]
     ends = [row.get(f"loss_diff{end}") for end in ("", "_lo", "_hi")]
-    if row["variant"] != row["dense"] and None not in ends:
+    if row["path"] != row["dense"] and None not in ends:
         notes.append("Loss above dense: {:+.4f} nats a token, 95 % interval {:+.4f} … {:+.4f}.".format(*ends))
     ends = [row.get(f"decode_ratio{end}") for end in ("", "_lo", "_hi")]
-    if row["variant"] != row["dense"] and None not in ends:
+    if row["path"] != row["dense"] and None not in ends:
         notes.append(
             "Decode time over dense: {:.3f}, 95 % interval {:.3f} … {:.3f}: ".format(*ends)
             + f"{row['decode_verdict']}."
@@ -228,7 +232,7 @@ def _notes(study: results.Study, row: dict) -> list[str]:
 
 def _recipe(study: results.Study, made: dict | None) -> list[str]:
     settings, known = study.settings, _fetched(study)
-    config = study.models / "dense" / "config.json"
+    config = study.models / study.dense["path"] / "config.json"
     architecture = read_json(config)["model_type"] if config.exists() else settings.train.architecture
     epochs, text = settings.train.epochs, settings.fetch.text
     if known:
@@ -273,7 +277,7 @@ def _fetched(study: results.Study) -> dict | None:
     """What fetch noted of the model that the study started from; None where it was trained here from the start."""
     if study.settings.train.start != "fetched":
         return None
-    manifest, source = study.models / "dense" / "manifest.json", study.settings.fetch.model
+    manifest, source = study.models / study.dense["path"] / "manifest.json", study.settings.fetch.model
     return read_json(manifest) if manifest.exists() else {"model": source.name, "source": source.model_dump()}
 
 

@@ -1,10 +1,9 @@
-"""`python -m prunelab.delivery.hub models/best owner/name`: upload a delivered model to the Hugging Face hub.
+"""`prunelab publish models/best owner/name`: upload a delivered model to the Hugging Face hub.
 
 Nothing else of this project sends anything anywhere: no stage and no flow calls this, only a person does. The token is
 the hub client's own (`hf auth login`). The repository is private unless `--public` is said.
 """
 
-import argparse
 import json
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from prunelab.data.sources import hub_silence
 from prunelab.delivery.delivery import FACTS
 from prunelab.disk import places
 from prunelab.disk.files import read_json
-from prunelab.errors import InputError, exit_cleanly
+from prunelab.errors import InputError
 
 
 def push(folder, repository: str, public: bool = False) -> str:
@@ -64,16 +63,3 @@ def _cure(status: int) -> str:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m prunelab.delivery.hub", description=__doc__.partition("\n")[0])
-    parser.add_argument("folder", type=Path, help="a folder that the stage export wrote")
-    parser.add_argument("repository", help="owner/name on the hub; made if it does not exist")
-    parser.add_argument("--public", action="store_true", help="make a new repository public")
-    arguments = parser.parse_args(argv)
-    print(push(arguments.folder, arguments.repository, arguments.public))
-
-
-if __name__ == "__main__":
-    exit_cleanly(main)

@@ -13,11 +13,20 @@ from typing import NamedTuple
 
 from prunelab.disk import files
 from prunelab.errors import InputError
+from prunelab.report.results import label
 from prunelab.study import params
 
 REPORT = Path("report")
 BEST = Path("models/best")
-IDENTITY = ("variant", "method", "rate", "seed", "allocation", "dense")  # columns that say which row it is: parameters
+IDENTITY = (
+    "variant",
+    "method",
+    "rate",
+    "seed",
+    "allocation",
+    "path",
+    "dense",
+)  # columns that say which row it is: parameters
 
 
 class Entry(NamedTuple):
@@ -40,23 +49,22 @@ class Entry(NamedTuple):
 
 def entries(settings: params.Settings) -> list[Entry]:
     """The runs that the files of this study make: its variants in the order of params.yaml, then the study itself."""
-    identifiers = settings.references() + [variant.id for variant in settings.variants()]
-    rows = {row["variant"]: row for row in _read_csv(REPORT / "results.csv")}
-    if missing := [identifier for identifier in identifiers if identifier not in rows]:
+    paths = [f"{tag}/{variant.id}" for tag in settings.seeds for variant in settings.variants()]
+    rows = {row.get("path"): row for row in _read_csv(REPORT / "results.csv")}
+    if missing := [path for path in paths if path not in rows]:
         raise InputError(f"{REPORT / 'results.csv'} has no row for {', '.join(missing)}; write it again: dvc repro")
-    measured = [key for key in rows[identifiers[0]] if key not in IDENTITY]
-    numeric = [key for key in measured if any(_number(rows[i][key]) is not None for i in identifiers)]
+    measured = [key for key in rows[paths[0]] if key not in IDENTITY]
+    numeric = [key for key in measured if any(_number(rows[path][key]) is not None for path in paths)]
     numeric.sort(key=lambda name: name != "loss")  # the comparison opens on the first one
     outputs = _dvc_outputs()
     options = {"study": settings.study, **_flat(settings.train.tracker.model_dump(), "tracker")}
     options |= {"scope": settings.prune.scope, "checkpoint": settings.prune.checkpoint}
     made = []
-    for identifier in identifiers:
-        row = rows[identifier]
-        own = {path: out for path, out in outputs.items() if identifier in Path(path).parts}
-        dense = row.get("dense") or "dense"
-        weights = f"models/{identifier}" if f"models/{identifier}" in outputs else f"models/{dense}"
-        curve = _curve(Path("models", identifier)) if identifier == dense else []
+    for path in paths:
+        row = rows[path]
+        own = {place: out for place, out in outputs.items() if path in (_row_of(place), _row_of(Path(place).parent))}
+        weights = f"models/{path}"
+        curve = _curve(Path(weights)) if path == row["dense"] else []
         chosen = {key: str(row.get(key) or "none") for key in IDENTITY}
         # The same keys in every run, or MLflow's charts leave runs out; what is unknown is not a number.
         metrics = {key: _known(_number(row[key])) for key in numeric}
@@ -69,7 +77,8 @@ def entries(settings: params.Settings) -> list[Entry]:
             "dvc.md5": outputs.get(weights, ("", "unknown"))[1],
             "dvc.get": f"dvc pull {weights}",
         }
-        made.append(Entry(identifier, chosen | options, metrics, _tags("variant", settings) | tags, curve, model, []))
+        name = label(path, len(settings.seeds) > 1)
+        made.append(Entry(name, chosen | options, metrics, _tags("variant", settings) | tags, curve, model, []))
     whole = hashlib.sha256("".join(entry.content() for entry in made).encode()).hexdigest()
     summary = {key: _number(value) for key, value in _flat(files.read_json(REPORT / "metrics.json")).items()}
     numbers = {key: value for key, value in summary.items() if value is not None}
@@ -77,8 +86,23 @@ def entries(settings: params.Settings) -> list[Entry]:
     settled = {key: str(value)[:6000] for key, value in _flat(settings.model_dump()).items()}
     tags = _tags("study", settings) | {"prunelab.report.results": whole}
     delivered, card = _delivered(outputs)
-    made.append(Entry(settings.study, settled, numbers, tags, _curve(Path("models/dense")), delivered, attached + card))
+    made.append(
+        Entry(
+            settings.study,
+            settled,
+            numbers,
+            tags,
+            _curve(Path("models", settings.seeds[0], "dense")),
+            delivered,
+            attached + card,
+        )
+    )
     return made
+
+
+def _row_of(place) -> str:
+    """`models/s1/wanda-50` → `s1/wanda-50`: the row that a folder of models/ or results/ is of."""
+    return Path(*Path(place).parts[1:]).as_posix()
 
 
 def _delivered(outputs: dict) -> tuple[dict[str, str] | None, list[Path]]:

@@ -55,7 +55,7 @@ def quantise(model) -> list[str]:
 
 
 def _refusal(model, why: str) -> InputError:
-    return InputError(f"int8: {type(model).__name__} cannot run in int8: {why}; take int8 out of runtimes.rows")
+    return InputError(f"int8: {type(model).__name__} cannot run in int8: {why}; take int8 out of prune.further")
 
 
 @torch.inference_mode()
@@ -70,6 +70,13 @@ def save(model, source, out, name: str) -> dict:
 
     Raises InputError for a model that cannot run in int8, and where the folder would be another model.
     """
+    with whole_directory(out) as partial:
+        return write(model, source, partial, name, identity(source))
+
+
+def write(model, source, folder, name: str, dense_sha256: str) -> dict:
+    """As `save`, into the existing `folder`; dense_sha256: the identity of the dense model that it was made of."""
+    folder = Path(folder)
     quantised = set(quantise(model))
     tensors, seen = {}, set()
     for tensor, value in model.state_dict(keep_vars=True).items():
@@ -80,14 +87,13 @@ def save(model, source, out, name: str) -> dict:
             tensors[f"{tensor}.qdata"], tensors[f"{tensor}.scale"] = value.qdata, value.scale.contiguous()
         else:
             tensors[tensor] = value.detach().contiguous()
-    with whole_directory(out) as partial:
-        copy_companions(source, partial)
-        save_file(tensors, partial / FILE, {"format": "pt"})
-        facts = {"variant": name, "format": FORMAT, "layers": len(quantised), "bytes": (partial / FILE).stat().st_size}
-        facts["dense_sha256"] = identity(source)
-        write_json(partial / INT8_MARK, facts)
-        if wrong := _different(model, load(partial)):
-            raise _refusal(model, f"its folder holds another {wrong}")
+    copy_companions(source, folder)
+    save_file(tensors, folder / FILE, {"format": "pt"})
+    facts = {"variant": name, "format": FORMAT, "layers": len(quantised), "bytes": (folder / FILE).stat().st_size}
+    facts["dense_sha256"] = dense_sha256
+    write_json(folder / INT8_MARK, facts)
+    if wrong := _different(model, load(folder)):
+        raise _refusal(model, f"its folder holds another {wrong}")
     return facts
 
 

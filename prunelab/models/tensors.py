@@ -148,7 +148,12 @@ def identity(folder) -> str:
 
     Files that stay as they are are read once a process.
     """
-    return _hash_of(tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in weight_files(folder)))
+    return hash_of(weight_files(folder))
+
+
+def hash_of(stored: list[Path]) -> str:
+    """Hex sha256 of what `sha256sum` says of the files, by their names."""
+    return _hash_of(tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in stored))
 
 
 @functools.lru_cache(maxsize=4)

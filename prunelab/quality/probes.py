@@ -56,13 +56,13 @@ def ask(model, folder: Path, name: str, asked: dict[str, np.ndarray], wanted) ->
         written = samples.figures(
             _plain_tokenizer(folder), wanted.samples.prompts, seeds, more, model.config.eos_token_id
         )
-    if wanted.tasks.names:
+    if wanted.questions.names:
         tasks = zeroshot.evaluate(
             model,
             loading.tokenizer_of(folder, folder),
-            wanted.tasks.names,
-            limit=wanted.tasks.limit,
-            shots=wanted.tasks.shots,
+            wanted.questions.names,
+            limit=wanted.questions.limit,
+            shots=wanted.questions.shots,
             batch=max(1, wanted.batch_tokens // wanted.context),
         )
     return Answers(bits, written, tasks)

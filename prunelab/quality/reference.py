@@ -13,13 +13,15 @@ from safetensors.torch import save_file
 from prunelab.data import questions
 from prunelab.disk.files import read_json, whole_file
 from prunelab.errors import InputError
-from prunelab.models.tensors import identity
-from prunelab.quality import controls, quality
+from prunelab.quality import quality
 from prunelab.quality.heads import Head
 from prunelab.quality.quality import DenseStates
 from prunelab.quality.windows import Windows
 
-ASKED = {"context", "max_windows", "kl_windows", "robustness", "samples", "tasks"}  # settings that must be the same
+ASKED = {"context", "max_windows", "kl_windows", "robustness", "samples", "questions"}  # settings that must be the same
+
+
+RECORDS = ("int8.json", "sparsity.json", "control.json")  # that say which dense model a variant was made of
 
 
 class Reference(NamedTuple):
@@ -81,7 +83,7 @@ def load(path) -> Reference:
 
 def asked(wanted) -> dict:
     """What a reference and its variants must share: settings (`wanted`: section `quality`), files of questions."""
-    return wanted.model_dump(mode="json", include=ASKED) | {"questions": questions.hashes(wanted.tasks.names)}
+    return wanted.model_dump(mode="json", include=ASKED) | {"question_files": questions.hashes(wanted.questions.names)}
 
 
 def libraries() -> dict[str, str]:
@@ -92,10 +94,10 @@ def libraries() -> dict[str, str]:
 def check(reference: Reference, wanted) -> None:
     """Raises InputError that names what is another now than when the reference was made."""
     now = asked(wanted)
-    for name, sha256 in now.pop("questions").items():
-        if reference.asked.get("questions", {}).get(name) != sha256:
+    for name, sha256 in now.pop("question_files").items():
+        if reference.asked.get("question_files", {}).get(name) != sha256:
             raise InputError(
-                f"quality.tasks: {name} is not the file that dense was asked; run the reference stage again"
+                f"quality.questions: {name} is not the file that dense was asked; run the reference stage again"
             )
     for key, value in now.items():
         if reference.asked.get(key) != value:
@@ -114,10 +116,8 @@ def check(reference: Reference, wanted) -> None:
 def check_model(reference: Reference, folder, name: str) -> None:
     """Raises InputError when the variant `name` in `folder` was made of another dense model than the reference's."""
     folder, known = Path(folder), reference.facts.get("dense_sha256")
-    record = next((folder / file for file in ("sparsity.json", "int8.json") if (folder / file).exists()), None)
+    record = next((folder / file for file in RECORDS if (folder / file).exists()), None)
     made_of = read_json(record).get("dense_sha256") if record else None
-    if controls.named(name):  # other weights of the dense model, in its own folder
-        made_of = identity(folder)
     if known and made_of and made_of != known:
         raise InputError(
             f"{name}: was made of another dense model than the one it would be compared with; make it again "

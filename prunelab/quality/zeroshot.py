@@ -45,7 +45,7 @@ def evaluate(model, tokenizer, names: list[str], *, limit: int | None, shots: in
         import lm_eval
         from lm_eval.models.huggingface import HFLM
     except ImportError:
-        raise InputError("quality.tasks needs lm-eval, which is an extra: pip install 'prunelab[tasks]'") from None
+        raise InputError("quality.questions needs lm-eval, which is an extra: pip install 'prunelab[tasks]'") from None
     files = {Path(name).stem: Path(name).expanduser() for name in names if name.endswith(".jsonl")}
     with _quiet():
         loaded = _of_library([name for name in names if not name.endswith(".jsonl")])
@@ -155,13 +155,13 @@ def _of_library(names: list[str]) -> dict:
         if name not in manager.all_tasks:
             near = difflib.get_close_matches(name, manager.all_tasks, n=3)
             raise InputError(
-                f"quality.tasks.names: lm-eval has no task {name!r}; nearest: {', '.join(near) or 'none'}; "
+                f"quality.questions.names: lm-eval has no task {name!r}; nearest: {', '.join(near) or 'none'}; "
                 "a file of questions ends in .jsonl"
             )
     try:
         return manager.load(names)
     except (OSError, ValueError) as error:  # what `datasets` raises without network, or for a data set that is gone
-        raise InputError(f"quality.tasks.names: the data of {', '.join(names)} can't be had: {error}") from error
+        raise InputError(f"quality.questions.names: the data of {', '.join(names)} can't be had: {error}") from error
 
 
 def _hash_of(samples: list[dict]) -> str | None:

@@ -71,7 +71,7 @@ class Structure(NamedTuple):
         return self.importance in ("flap", "wanda", "taylor", "influence")
 
 
-# What really gets smaller (removal.py), under `structure.variants`; a rate is percent of the prunable parameters.
+# What really gets smaller (removal.py), in `prune.further`; a rate is percent of the prunable parameters.
 STRUCTURES = {
     "mlp-width": Structure("mlp-width", "flap", compensates=True),
     **{

@@ -1,14 +1,23 @@
-"""The names of variants: `<method>[-<allocation>]-<rate>[-s<seed>]`, in DVC, files, MLflow, Prefect and the report.
+"""The names of variants: recipes, the same in DVC, files, MLflow, Prefect and the report.
+
+    <method>[-<allocation>]-<rate>      weights pruned, or structure removed: magnitude-global-50, depth-25
+    … -recovered                        fine-tuned afterwards
+    … -int8                             quantised, always last
+    dense-average | dense-best          the dense model with other weights: the averaged clone, the early-stopped
+    dense-small                         a dense model of the first removed structure's size, trained from scratch
+    dense-int8                          the dense model quantised
 
 A rate is a token: `50` removes 50 percent of the weights in scope, `sigma112` is the paper's PruneRate 1.12
 (threshold 1.12 x standard deviation of |w|), `2of4` removes 2 of every 4 consecutive inputs (n:m sparsity).
-Tokens hold no dot, colon or `@`: DVC's stage names, MLflow's metrics and Prefect's artifacts refuse them.
+Tokens hold no dot, colon or `@`: DVC's stage names, MLflow's metrics and Prefect's artifacts refuse them. The seed is
+no part of a name: it is an axis of its own (a tag, `s2`), in folders and columns.
 """
 
 import re
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from prunelab.errors import InputError
+from prunelab.errors import InputError, nearest
+from prunelab.recipes.methods import METHODS, STRUCTURES
 
 ALLOCATIONS = {
     "uniform": "every tensor (or row, where the method says so) loses the same share",
@@ -17,7 +26,11 @@ ALLOCATIONS = {
     "owl": "per-block shares by outlier count (arXiv 2310.05175)",
 }
 
-RECOVERED = "recovered"
+DENSE = "dense"
+STEPS = ("recovered", "int8")  # what can follow pruning or removal, in this order, each once
+OF_DENSE = ("average", "best", "small", "int8")  # what can be made of the dense model without pruning
+CONTROLS = ("dense-average", "dense-best")  # the dense model with other values in it
+RATE = r"[0-9]+|sigma[0-9]+|[0-9]+of[0-9]+"
 
 
 class Rate(NamedTuple):
@@ -30,11 +43,39 @@ class Rate(NamedTuple):
 
 class Variant(NamedTuple):
     id: str
-    method: str
+    method: str  # a key of METHODS or STRUCTURES; `dense` where nothing is pruned
     allocation: str | None  # None: the study's `prune.allocation`
-    rate: str
-    seed_tag: str | None  # "s2" for a replica, None for the first model
-    dense: str  # the id of the model it is pruned from and compared with
+    rate: str | None  # None where nothing is pruned
+    steps: tuple[str, ...] = ()  # what is done afterwards; of dense what it becomes
+
+    @property
+    def family(self) -> str:
+        """The id without the rate: `magnitude-global`, `depth-recovered`, `dense-int8`: rows to compare by rate."""
+        if self.rate is None:
+            return self.id
+        method = f"{self.method}-{self.allocation}" if self.allocation else self.method
+        return "-".join((method, *self.steps))
+
+    @property
+    def prunes(self) -> Literal["mask", "structure"] | None:
+        """Whether it zeroes weights, removes structure, or neither."""
+        return "mask" if self.method in METHODS else "structure" if self.method in STRUCTURES else None
+
+    @property
+    def does_the_work_of_dense(self) -> bool:
+        """Whether it multiplies what dense multiplies, zeros or not: a mask, or dense with other values in it."""
+        return "int8" not in self.steps and (self.prunes == "mask" or self.id in (DENSE, *CONTROLS))
+
+    @property
+    def beginnings(self) -> list["Variant"]:
+        """The recipe as it grows: of `depth-25-recovered-int8` depth-25, depth-25-recovered, and itself."""
+        if self.rate is None:
+            return [self]
+        base = make("-".join(filter(None, (self.method, self.allocation))), self.rate)
+        return [
+            base._replace(id="-".join((base.id, *self.steps[:count])), steps=self.steps[:count])
+            for count in range(len(self.steps) + 1)
+        ]
 
 
 def parse_rate(token) -> Rate:
@@ -77,26 +118,53 @@ def split_method(name: str) -> tuple[str, str | None]:
     return (base, last) if base and last in ALLOCATIONS else (name, None)
 
 
-def make(method: str, rate, seed_tag: str | None = None) -> Variant:
+def make(method: str, rate) -> Variant:
     """The variant of an entry of `prune.methods` at an entry of `prune.rates`."""
     base, allocation = split_method(method)
-    suffix = f"-{seed_tag}" if seed_tag else ""
-    return Variant(f"{method}-{rate}{suffix}", base, allocation, str(rate), seed_tag, f"dense{suffix}")
-
-
-def recovered(variant: Variant, seed_tag: str | None = None) -> Variant:
-    """What fine-tuning makes of `variant`: `mlp-width-50` → `mlp-width-50-recovered[-s2]`, a method of its own."""
-    suffix = f"-{seed_tag}" if seed_tag else ""
-    identifier, method = f"{variant.id}-{RECOVERED}{suffix}", f"{variant.method}-{RECOVERED}"
-    return Variant(identifier, method, variant.allocation, variant.rate, seed_tag, f"dense{suffix}")
+    return Variant(f"{method}-{rate}", base, allocation, str(rate))
 
 
 def parse(identifier: str) -> Variant:
-    """The variant with this id. Raises InputError when it is none."""
-    match = re.fullmatch(
-        r"(?P<method>[a-z][a-z-]*?)-(?P<rate>[0-9]+|sigma[0-9]+|[0-9]+of[0-9]+)(-(?P<seed>s[0-9]+))?", identifier
-    )
+    """The variant with this id. Raises InputError, which names the nearest valid one, when it is none."""
+    text = str(identifier)
+    if text == DENSE:
+        return Variant(DENSE, DENSE, None, None)
+    if text.startswith(f"{DENSE}-"):
+        made = text.removeprefix(f"{DENSE}-")
+        if made in OF_DENSE:
+            return Variant(text, DENSE, None, None, (made,))
+        known = [f"{DENSE}-{name}" for name in OF_DENSE]
+        raise InputError(f"{text!r} is no recipe{nearest(text, known)}; of dense there are {', '.join(known)}")
+    match = re.fullmatch(rf"(?P<method>[a-z][a-z-]*?)-(?P<rate>{RATE})(?P<steps>(?:-[a-z0-9]+)*)", text)
     if not match:
-        raise InputError(f"{identifier!r} is not a variant; expected <method>-<rate>[-s<seed>], such as magnitude-50")
+        raise InputError(
+            f"{text!r} is no recipe{_nearest(text)}; expected <method>-<rate>[-recovered][-int8], such as "
+            "magnitude-50 or depth-25-recovered, or one of dense, such as dense-int8"
+        )
     parse_rate(match["rate"])
-    return make(match["method"], match["rate"], match["seed"])
+    variant, steps = make(match["method"], match["rate"]), tuple(match["steps"].split("-")[1:])
+    if variant.prunes is None:
+        raise InputError(
+            f"{text!r}: there is no method {variant.method!r}{_nearest(text)}; allowed: "
+            f"{', '.join((*METHODS, *STRUCTURES))}"
+        )
+    if steps != tuple(step for step in STEPS if step in steps):
+        raise InputError(
+            f"{text!r} is no recipe{_nearest(text)}; behind {variant.id} come {' and '.join(STEPS)}, in this order, "
+            "each once or not at all"
+        )
+    return variant._replace(id=text, steps=steps)
+
+
+def _nearest(text: str) -> str:
+    """The nearest valid recipe as a hint: method, rate and steps each corrected by itself."""
+    match = re.fullmatch(rf"(?P<method>[a-z_-]+?)[-_]?(?P<rate>{RATE})(?P<rest>.*)", text)
+    if not match:
+        return ""
+    base, allocation = split_method(match["method"])
+    methods = nearest(base, (*METHODS, *STRUCTURES), bare=True)
+    words = [nearest(word, STEPS, bare=True) for word in re.split(r"[-_]", match["rest"]) if word]
+    if methods is None or None in words:
+        return ""
+    steps = [step for step in STEPS if step in words]
+    return f" (did you mean {'-'.join(filter(None, (methods, allocation, match['rate'], *steps)))!r}?)"

@@ -21,11 +21,11 @@ def bill(study) -> Bill | None:
     """The study's bill; None when no stage booked anything."""
     if not study.bills:
         return None
-    session = study.files["dense"].get("efficiency", {})
+    session = study.files[study.dense["path"]].get("efficiency", {})
     power, intensity = session.get("power"), session.get("grams_per_kwh")
     spent: dict[str, list] = {}
     for name, booking in study.bills.items():
-        spent.setdefault(name.partition("-")[0], []).append(booking)
+        spent.setdefault(name.rpartition("/")[2].partition("-")[0], []).append(booking)
     rows, total, seconds = [], 0.0, 0.0
     for stage, bookings in spent.items():
         priced = [energy.joules(booking, power) if power else None for booking in bookings]
@@ -60,7 +60,7 @@ def _repaid(study, total: float | None) -> Table | None:
     """Break-even of every variant whose saving is known; "never" where it may be zero."""
     rows = []
     for row in study.rows:
-        measured = study.files[row["variant"]].get("efficiency", {})
+        measured = study.files[row["path"]].get("efficiency", {})  # a row that was not timed saves nothing of its own
         saving = tuple(measured.get(f"decode_j_saving_per_token{end}") for end in ("", "_lo", "_hi"))
         if row["rate"] is None or total is None or None in saving:
             continue
@@ -68,7 +68,7 @@ def _repaid(study, total: float | None) -> Table | None:
         never = Cell("never: the saving may be zero", float("inf"))
         scaled = None if tokens is None else tuple(count / 1e6 for count in tokens)
         cells = [
-            words(row["variant"]),
+            words(study.label(row["path"])),
             bounded(tuple(1e3 * value for value in saving), "+.3g"),
             never if scaled is None else bounded(scaled, ",.3g"),
         ]

@@ -28,11 +28,12 @@ def series(groups: list[verdict.Group]) -> dict[str, list[verdict.Group]]:
 
 
 def loss_against_sparsity(groups, references: list[dict], limit_percent: float, sharp_percent: float) -> Figure:
-    """Loss over sparsity with dense and its controls as lines; `references` are their rows."""
-    lines, dense = series(groups), next(row["loss"] for row in references if row["variant"] == "dense")
+    """Loss over sparsity with dense and its controls as lines, each the mean over seeds; `references`: their rows."""
+    lines, unpruned = series(groups), _mean_losses(references)
+    dense = unpruned["dense"]
     style = Style([group.method for group in groups])
     ceiling = dense * (1 + sharp_percent / 100)
-    lowest = min([_low(g) for points in lines.values() for g in points] + [row["loss"] for row in references])
+    lowest = min([_low(g) for points in lines.values() for g in points] + list(unpruned.values()))
     highest = max(max(group.loss[0], group.loss[2]) for points in lines.values() for group in points)
     nothing_near = min(group.loss[0] for points in lines.values() for group in points) > ceiling
     one_panel = highest <= ceiling or nothing_near
@@ -57,10 +58,10 @@ def loss_against_sparsity(groups, references: list[dict], limit_percent: float, 
         limit = dense * (1 + limit_percent / 100)
         near.axhline(limit, color=LIGHT["muted"], linewidth=0.8, linestyle=(0, (2, 3)))
         marks = [(dense, f"dense {dense:.4f}"), (limit, f"limit +{limit_percent:g} %")]
-        for row in references:
-            if name := CONTROLS.get(row["variant"]):
-                near.axhline(row["loss"], color=LIGHT["muted"], linewidth=0.8, linestyle=(0, (6, 3)))
-                marks.append((row["loss"], f"{name} {row['loss']:.4f}"))
+        for control, name in CONTROLS.items():
+            if control in unpruned:
+                near.axhline(unpruned[control], color=LIGHT["muted"], linewidth=0.8, linestyle=(0, (6, 3)))
+                marks.append((unpruned[control], f"{name} {unpruned[control]:.4f}"))
         names = [(points[-1].loss[0], name, style[points[0].method]["color"]) for name, points in lines.items()]
         margin_labels(figure, near, [*names, *((y, text, LIGHT["muted"]) for y, text in marks)], floor, ceiling)
         if not one_panel:
@@ -68,6 +69,15 @@ def loss_against_sparsity(groups, references: list[dict], limit_percent: float, 
             panels[1].set_title("Whole range")
             margin_labels(figure, panels[1], [*names, (dense, "dense", LIGHT["ink"])], *panels[1].get_ylim())
         return figure
+
+
+def _mean_losses(rows: list[dict]) -> dict[str, float]:
+    """The mean loss over seeds of every row that nothing was pruned of and whose loss is known, by its id."""
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        if row["loss"] is not None:
+            found.setdefault(row["variant"], []).append(row["loss"])
+    return {name: sum(losses) / len(losses) for name, losses in found.items()}
 
 
 def _low(group) -> float:
@@ -131,7 +141,12 @@ def tradeoffs(rows: list[dict], dense: dict, ceiling_percent: float) -> Figure |
 
     Energy that is only modelled stands in grey and without names: it repeats the time axis and ranks nothing.
     """
-    rows = [row for row in rows if row["loss"] is not None]
+    # What was not timed itself stands in no time or energy: its point would hide the one it took them from.
+    rows = [
+        row | ({"decode_ratio": None, "decode_j_per_token": None} if row["timed_as"] else {})
+        for row in rows
+        if row["loss"] is not None
+    ]
     pruned = [row for row in rows if row["rate"] is not None]
     shown = [cost for cost in COSTS if any(row[cost] is not None for row in pruned)]
     if not shown:
@@ -150,7 +165,8 @@ def tradeoffs(rows: list[dict], dense: dict, ceiling_percent: float) -> Figure |
                 if row[cost] is not None:
                     at = row[cost] * scale, min(row["loss"], ceiling)
                     axes.plot(*at, marker="*", markersize=10, color=LIGHT["ink"], markerfacecolor="none")
-                    axes.annotate(row["variant"], at, (8, -4), textcoords="offset points", fontsize=10.5)
+                    if row["seed"] == dense["seed"]:
+                        axes.annotate(row["variant"], at, (8, -4), textcoords="offset points", fontsize=10.5)
             axes.set_title(f"{title} (estimated: time × modelled power)" if modelled else title)
             axes.set_xlabel(f"{label}, estimated" if modelled else label)
             axes.locator_params(axis="x", nbins=5)

@@ -3,6 +3,7 @@
 Names of variants stand in backticks; everything else is plain text. Nothing is said that no interval supports.
 """
 
+import math
 from typing import NamedTuple
 
 from prunelab.recipes.variants import split_method
@@ -65,11 +66,11 @@ def minus(text: str) -> str:
 def deployment(study, found: list[Group]) -> list[str]:
     """What to deploy, why, and what that does not buy; the first sentence is the headline."""
     limit = study.settings.report.max_loss_increase_percent
-    dense = next(row for row in study.rows if row["variant"] == "dense")
+    dense = study.dense
     choice = verdict.deployable(found, limit)
     if choice is None:
         none = f"No variant keeps its loss within {limit:g} % of dense with its whole 95 % interval."
-        return ["Deploy the dense model.", none, *_alternatives(study)]
+        return ["Deploy the dense model.", none, *_alternatives(study, found, limit)]
     row, told = choice.first, []
     size = f"{row['packed_bytes'] / 1e6:.2f} MB on disk"
     if dense["dense_bytes"]:
@@ -96,18 +97,20 @@ def deployment(study, found: list[Group]) -> list[str]:
             f"The fastest within the same limit is `{quick.first['variant']}`: "
             f"{interval(_ratio(quick.first), '.2f')} of dense's time a token."
         )
-    return told + _alternatives(study)
+    return told + _alternatives(study, found, limit)
 
 
-def _alternatives(study) -> list[str]:
-    """What else than pruning makes a model small: dense models of another size or number format."""
+def _alternatives(study, found: list[Group], limit: float) -> list[str]:
+    """What else makes a model small: dense models of another size or number format, and pruned ones in int8."""
+    sized = [group for group in verdict.unpruned(study) if group.first["packed_bytes"] is not None]
+    quantised = [g for g in found if g.method.endswith("-int8") and g.increase and g.increase[2] <= limit]
     told = []
-    for row in verdict.alternatives(study.rows):
-        increase = tuple(row[f"loss_increase_percent{end}"] for end in ("", "_lo", "_hi"))
-        if None not in increase:
+    for group in (*sized, *quantised):
+        row = group.first
+        if group.increase and not any(math.isnan(end) for end in group.increase):
             time = f", {interval(_ratio(row), '.2f')} of dense's time a token" if row["decode_ratio"] else ""
-            size = f"{row['packed_bytes'] / 1e6:.2f} MB, loss {interval(increase, '+.2f')} %{time}"
-            told.append(f"Without pruning, `{row['variant']}` has {size}.")
+            size = f"{row['packed_bytes'] / 1e6:.2f} MB, loss {interval(group.increase, '+.2f')} %{time}"
+            told.append(f"{'Without pruning' if row['rate'] is None else 'In int8'}, `{row['variant']}` has {size}.")
     return told
 
 
@@ -194,9 +197,9 @@ def _increase(group: Group) -> tuple[str, str, int]:
 def _controls(study) -> str:
     """Controls that beat dense although nothing was pruned."""
     better = [
-        f"`{row['variant']}` has {minus(format(row['loss_increase_percent'], '+.2f'))} %"
-        for row in study.rows
-        if row["rate"] is None and row["variant"] != row["dense"] and (row["loss_diff_hi"] or 0) < 0
+        f"`{group.method}` has {minus(format(group.increase[0], '+.2f'))} %"
+        for group in verdict.unpruned(study)
+        if group.increase and group.increase[2] < 0
     ]
     return ", ".join(better)
 

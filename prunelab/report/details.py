@@ -8,8 +8,8 @@ from prunelab.report.tables import UNKNOWN, Cell, Column, Table, bounded, ends, 
 
 
 def _listed(study, name: str) -> dict[str, list[dict]]:
-    """The variants whose quality.json holds a list called `name`."""
-    found = {variant: files["quality"].get(name) for variant, files in study.files.items()}
+    """The rows, as they are called, whose quality.json holds a list called `name`."""
+    found = {study.label(path): files["quality"].get(name) for path, files in study.files.items()}
     return {variant: rows for variant, rows in found.items() if isinstance(rows, list) and rows}
 
 
@@ -60,9 +60,9 @@ def context(study) -> Table | None:
     return _spread(_listed(study, "context_curve"), heading, lambda row: number(row["loss"], ".3f"))
 
 
-def workloads(study, variant: str) -> Table | None:
+def workloads(study, path: str) -> Table | None:
     """Time of one variant against dense for every prompt length and batch size that was measured."""
-    works = study.files[variant].get("efficiency", {}).get("works") or []
+    works = study.files[path].get("efficiency", {}).get("works") or []
     if len(works) < 2:
         return None
     columns = [
@@ -93,9 +93,9 @@ def workloads(study, variant: str) -> Table | None:
 def runtimes(study) -> Table | None:
     """Time of a variant on further runtimes against the eager dense model; what is not available says why."""
     rows = []
-    for variant, files in study.files.items():
+    for path, files in study.files.items():
         for name, figures in files.get("runtimes", {}).get("runtimes", {}).items():
-            cells = [words(variant), words(name)]
+            cells = [words(study.label(path)), words(name)]
             if figures["available"]:
                 cells += [bounded(ends(figures, f"{phase}_ratio"), ".3f") for phase in ("prefill", "decode")]
                 faster = figures.get("decode_verdict") == "faster"
@@ -115,15 +115,15 @@ def runtimes(study) -> Table | None:
 
 def recovery(study) -> Table | None:
     """Loss before and after fine-tuning of every recovered variant: on validation text, and against dense on test."""
-    rows = {row["variant"]: row for row in study.rows}
+    rows = {row["path"]: row for row in study.rows}
     lines = []
-    for variant, files in study.files.items():
+    for path, files in study.files.items():
         facts = files.get("sparsity", {}).get("recovery")
-        if not facts:
+        if not facts or path.endswith("-int8"):  # that holds the record of what was recovered before
             continue
-        before, after = (rows.get(name, {}) for name in (facts["from"], variant))
+        before, after = (rows.get(name, {}) for name in (f"{path.partition('/')[0]}/{facts['from']}", path))
         cells = [
-            words(variant),
+            words(study.label(path)),
             number(facts["tokens"], ",d"),
             words(facts["source"]),
             number(facts["validation_loss_before"]),
@@ -167,7 +167,11 @@ def reproduction(study) -> tuple[str, Table, list[str]] | None:
         Column("ours", "perplexity"),
         Column("deviation", "%"),
     ]
-    return model, Table(columns, rows), published.differences(model, study.settings, study.files["dense"]["quality"])
+    return (
+        model,
+        Table(columns, rows),
+        published.differences(model, study.settings, study.files[study.dense["path"]]["quality"]),
+    )
 
 
 def samples(study, limit: int = 6) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -182,8 +186,9 @@ def samples(study, limit: int = 6) -> list[tuple[str, list[tuple[str, str]]]]:
     }
     if not found:
         return []
-    pruned = [row["variant"] for row in study.rows if row["rate"] is not None and row["variant"] in found]
-    shown = ["dense"] if "dense" in found else []
+    names = [study.label(row["path"]) for row in study.rows if row["rate"] is not None]
+    pruned, dense = [name for name in names if name in found], study.label(study.dense["path"])
+    shown = [dense] if dense in found else []
     shown += pruned[:: -(-len(pruned) // limit)] if pruned else []
     prompts = dict.fromkeys(prompt for variant in shown for prompt in found[variant])
     return [(prompt, [(v, found[v][prompt]) for v in shown if prompt in found[v]]) for prompt in prompts]

@@ -29,7 +29,7 @@ def pictures(study, found: list[verdict.Group]) -> Pictures:
     """All charts of `study`, whose groups are `found`."""
     report = study.settings.report
     references = [row for row in study.rows if row["rate"] is None]
-    dense = references[0]
+    dense = study.dense
     losses = any(group.loss is not None for group in found) and dense["loss"] is not None
     limits = report.max_loss_increase_percent, report.sharp_rise_percent
     curves, paths = curve_tables(study), trajectory_paths(study)
@@ -47,11 +47,11 @@ def curve_tables(study) -> dict:
 
     found = {}
     for row in study.rows:
-        path = study.models / row["variant"] / "history" / "curve.csv"
-        if row["variant"] == row["dense"] and study.settings.train.epochs and path.exists():
+        path = study.models / row["path"] / "history" / "curve.csv"
+        if row["path"] == row["dense"] and study.settings.train.epochs and path.exists():
             table = pandas.read_csv(path)
             if len(table) and table[["train_loss", "validation_loss"]].notna().any(axis=None):
-                found[row["variant"]] = table
+                found[study.label(row["path"])] = table
     return found
 
 
@@ -59,7 +59,7 @@ def trajectory_paths(study) -> list[evolution.Path]:
     """The sampled weights of the first dense model; none where it was not trained or nothing was sampled."""
     import pandas
 
-    path = study.models / "dense" / "history" / "trajectories.parquet"
+    path = study.models / study.dense["path"] / "history" / "trajectories.parquet"
     if not study.settings.train.epochs or not path.exists():
         return []
     table = pandas.read_parquet(path)
@@ -77,9 +77,9 @@ def render(study, found: list[verdict.Group], drawn: Pictures) -> str:
     )
     environment.filters["code"] = _code
     choice = verdict.deployable(found, study.settings.report.max_loss_increase_percent)
-    dense = next(row for row in study.rows if row["variant"] == "dense")
-    shown = choice.first["variant"] if choice else "dense"
-    efficiency = study.files["dense"]["efficiency"]
+    dense = study.dense
+    shown = choice.first["path"] if choice else dense["path"]
+    efficiency = study.files[dense["path"]]["efficiency"]
     return environment.get_template("report.html.j2").render(
         settings=study.settings,
         palette=drawing.PALETTE,
@@ -87,9 +87,9 @@ def render(study, found: list[verdict.Group], drawn: Pictures) -> str:
         model=_model(study),
         deployment=claims.deployment(study, found),
         claims=claims.claims(study, found),
-        masked=[row["variant"] for row in study.rows if verdict.masked_only(row, dense)],
+        masked=[row["path"] for row in study.rows if verdict.masked_only(row, dense)],
         variants=sum(row["rate"] is not None for row in study.rows),
-        seeds=1 + len(study.settings.replicas),
+        seeds=len(study.settings.seeds),
         baseline=verdict.BASELINE,
         estimated=any(row["energy_estimated"] for row in study.rows),
         measured_energy=any(row["energy_estimated"] is False for row in study.rows),
@@ -97,8 +97,8 @@ def render(study, found: list[verdict.Group], drawn: Pictures) -> str:
         efficiency=efficiency,
         results=tables.results(study, shown if choice else None),
         against=tables.against_baseline(study, found),
-        over_seeds=tables.over_seeds(found),
-        shown=shown,
+        over_seeds=tables.over_seeds([*verdict.unpruned(study), *found]),
+        shown=study.label(shown),
         workloads=details.workloads(study, shown),
         runtimes=details.runtimes(study),
         recovery=details.recovery(study),
@@ -131,21 +131,21 @@ def _code(text: str) -> Markup:
 
 def _model(study) -> str:
     """The dense model in a few words, such as "gpt2, 0.82 M parameters"."""
-    path = study.models / "dense" / "config.json"
+    path = study.models / study.dense["path"] / "config.json"
     kind = read_json(path).get("model_type", "model") if path.exists() else study.settings.train.architecture or "model"
-    parameters = study.files["dense"]["efficiency"].get("parameters")
+    parameters = study.files[study.dense["path"]]["efficiency"].get("parameters")
     return kind if parameters is None else f"{kind}, {parameters / 1e6:,.2f} M parameters"
 
 
 def _unreliable(study) -> list[tuple[str, str]]:
     """(variant, why) of every measuring session that must not be believed."""
-    marked = ((variant, files.get("efficiency", {})) for variant, files in study.files.items())
+    marked = ((study.label(path), files.get("efficiency", {})) for path, files in study.files.items())
     return [(v, "; ".join(e.get("unreliable_because") or ["marked so"])) for v, e in marked if e.get("unreliable")]
 
 
 def provenance(study) -> list[tuple[str, str]]:
     """(what, value) of everything a figure of this report depends on and the tables do not show."""
-    quality, efficiency = study.files["dense"]["quality"], study.files["dense"]["efficiency"]
+    quality, efficiency = (study.files[study.dense["path"]][name] for name in ("quality", "efficiency"))
     machine, told = study.device or {}, []
 
     def tell(what: str, value) -> None:

@@ -28,21 +28,21 @@ def write(folder: Path, study, found, drawn, curves: dict, paths: list) -> None:
 def _tables(study, found, curves: dict, paths: list) -> dict[str, tuple[list[str], list[list]]]:
     losses = [[g.method, g.rate, 100 * g.sparsity, *g.loss] for g in found if g.loss is not None]
     sizes = [
-        [row["method"], row["variant"], row["packed_bytes"] / 1e6, row["loss"]]
+        [row["method"], study.label(row["path"]), row["packed_bytes"] / 1e6, row["loss"]]
         for row in study.rows
         if row["packed_bytes"] is not None and row["loss"] is not None
     ]
     times = [
         [
             row["method"],
-            row["variant"],
+            study.label(row["path"]),
             row["decode_ratio"],
             row["decode_ratio_lo"],
             row["decode_ratio_hi"],
             row["loss"],
         ]
         for row in study.rows
-        if row["decode_ratio"] is not None and row["loss"] is not None
+        if row["decode_ratio"] is not None and row["loss"] is not None and not row["timed_as"]
     ]
     curve = [
         [f"{model} {column.removesuffix('_loss')}", step, value]

@@ -57,18 +57,13 @@ def beside(model: str, rows: list[dict]) -> list[Reproduction]:
     found = []
     for row in rows:
         figure = PERPLEXITY[model][1].get((row["method"], row["rate"]))
-        if figure is None or row["perplexity"] is None or row["variant"] != _first(row):
+        if figure is None or row["perplexity"] is None or row["seed"] != rows[0]["seed"]:
             continue
         low, high = figure if isinstance(figure, tuple) else (figure, figure)
         nearest = min(max(row["perplexity"], low), high)
         words = f"{low:g}" if low == high else f"{low:g}–{high:g}"
         found.append(Reproduction(row["variant"], words, row["perplexity"], 100 * (row["perplexity"] / nearest - 1)))
     return found
-
-
-def _first(row: dict) -> str:
-    """The id of the same variant of the study's first model."""
-    return row["method"] if row["rate"] is None else f"{row['method']}-{row['rate']}"
 
 
 def differences(model: str, settings, quality: dict) -> list[str]:

@@ -1,7 +1,8 @@
-"""What a study left behind, gathered: one row a variant, the dense models and their controls included.
+"""What a study left behind, gathered: one row a variant and seed, the dense models included.
 
 `read()` takes the list of variants from the settings and never from what lies in a folder, so that files of rates
-that were struck out again cannot slip into a report. Unknown stays unknown (None), never 0.
+that were struck out again cannot slip into a report. Unknown stays unknown (None), never 0. A row is found by its
+`path`, such as s1/wanda-50, which is also its folder; with a single seed nobody is shown it (`label`).
 
 `python -m prunelab.report.results` prints the finished table. It reads report/results.csv with the standard library
 alone, because it stands at the end of every `make study` and pandas would take longer than the rest of that command.
@@ -9,13 +10,12 @@ alone, because it stands at the end of every `make study` and pandas would take 
 
 import argparse
 import csv
-import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from prunelab.disk.files import read_json, whole_file
 from prunelab.errors import InputError, exit_cleanly
-from prunelab.recipes.methods import STRUCTURES
+from prunelab.recipes.variants import Variant
 
 # The contract with everything that reads results: these names, first, in this order.
 # fmt: off
@@ -30,20 +30,21 @@ COLUMNS = (
 # Behind them, in this order; any further number, word or flag of the files follows under its own name.
 # fmt: off
 FURTHER = (
-    "allocation", "dense", "loss_increase_percent", "loss_increase_percent_lo", "loss_increase_percent_hi",
+    "allocation", "path", "dense", "timed_as", "loss_increase_percent", "loss_increase_percent_lo",
+    "loss_increase_percent_hi",
     "decode_verdict", "energy_estimated", "prune_rate", "target_sparsity", "calibration_hash", "calibration_seed",
 )
 # fmt: on
 # A name that two files use for different things.
 RENAMED = {("quality", "dtype"): "quality_dtype", ("sparsity", "seed"): "pruning_seed", ("sparsity", "rate"): None}
 
-SAME_SHAPE = ("dense-average", "dense-best")  # controls that are the dense model with other values in it
+# What a row that was not timed itself does not take over from the one that was: it has its own.
+OWN = ("variant", "nonzero_parameters", "packed_bytes")
 
 
 class Study(NamedTuple):
-    """Everything the report is made of. `files[variant]` holds the whole JSON files of a row under the names
-    `sparsity`, `quality`, `efficiency` and, where asked for, `runtimes`; `bills` the energy each stage booked, by
-    its name."""
+    """Everything the report is made of. `files[path]` holds the whole JSON files of a row under the names `sparsity`,
+    `quality`, `efficiency` and, where asked for, `runtimes`; `bills` the energy each stage booked, by its name."""
 
     settings: Any
     rows: list[dict]
@@ -53,89 +54,114 @@ class Study(NamedTuple):
     results: Path
     models: Path
 
+    @property
+    def dense(self) -> dict:
+        """The dense row of the first seed."""
+        return self.rows[0]
+
+    def timed(self, row: dict) -> dict:
+        """The efficiency.json that a row's times are from: its own, or that of the row in `timed_as`."""
+        tag = row["path"].partition("/")[0]
+        return self.files[f"{tag}/{row['timed_as']}" if row["timed_as"] else row["path"]].get("efficiency", {})
+
+    def stage(self, kind: str, path: str) -> str:
+        """The name of the stage that makes a row's model ("prune") or measures it ("quality", "efficiency")."""
+        return stage_of(self.settings, kind, path)
+
+    def label(self, path: str) -> str:
+        """How a row is called where people read: the variant's id, with several seeds the tag behind it."""
+        return label(path, len(self.settings.seeds) > 1)
+
+
+def stage_of(settings, kind: str, path: str) -> str:
+    """`Study.stage`: such as prune@wanda-50-s1, quality-further@depth-25-s1, efficiency-dense@s1."""
+    tag, _, identifier = path.partition("/")
+    if identifier == "dense":
+        return {"prune": "train", "quality": "reference", "efficiency": "efficiency-dense"}[kind] + f"@{tag}"
+    if identifier in settings.prune.further:
+        kind = "further" if kind == "prune" else f"{kind}-further"
+    return f"{kind}@{identifier}-{tag}"
+
+
+def label(path: str, several_seeds: bool) -> str:
+    """`s2/wanda-50` → `wanda-50`, with several seeds `wanda-50 s2`."""
+    tag, _, identifier = path.partition("/")
+    return f"{identifier} {tag}" if several_seeds else identifier
+
 
 def read(settings, results, models) -> Study:
     """The study of `settings` from the folders `results` and `models`. Raises InputError naming the file that is
     missing and the stage that writes it."""
     results, models = Path(results), Path(models)
-    files, rows = {}, []
-    for identifier in settings.references():
-        base, tag = _reference(identifier)
-        stage = f"reference-replica@{tag}" if tag else "reference"
-        if base in SAME_SHAPE:
-            stage = f"control-replica@{base[6:]}-{tag}" if tag else f"control@{base[6:]}"
-        elif base != "dense":
-            stage = None
-        files[identifier] = {"quality": _required(results / identifier / "quality.json", stage)}
-        efficiency = results / identifier / "efficiency.json"
-        if base == "dense":
-            stage = f"efficiency-dense-replica@{tag}" if tag else "efficiency-dense"
-            files[identifier]["efficiency"] = _required(efficiency, stage)
-        elif efficiency.exists():  # a control with weights of its own size, such as an int8 or a smaller dense model
-            files[identifier]["efficiency"] = read_json(efficiency)
-        dense = f"dense-{tag}" if tag else "dense"
-        rows.append(_row(files, identifier, base, None, None, dense, settings.seed_of(tag)))
-    for variant in settings.variants():
-        suffix = "-replica" if variant.seed_tag else ""
-        maker = "recover" if "-recovered" in variant.id else "remove" if variant.method in STRUCTURES else "prune"
-        places = {"sparsity": (models, maker), "quality": (results, "quality"), "efficiency": (results, "efficiency")}
-        files[variant.id] = {
-            name: _required(folder / variant.id / f"{name}.json", f"{stage}{suffix}@{variant.id}")
-            for name, (folder, stage) in places.items()
-        }
-        allocation = files[variant.id]["sparsity"].get("allocation") or variant.allocation
-        seed = settings.seed_of(variant.seed_tag)
-        rows.append(_row(files, variant.id, _method(variant), variant.rate, allocation, variant.dense, seed))
-    for identifier in settings.runtimes.variants:  # other ways to run a model are no rows, but a table of their own
-        files[identifier]["runtimes"] = _required(results / identifier / "runtimes.json", f"runtimes@{identifier}")
+    variants, files, rows = settings.variants(), {}, []
+    for tag in settings.seeds:
+        for variant in variants:
+            files[f"{tag}/{variant.id}"] = _files_of(settings, tag, variant, results, models)
+        rows += [_row(settings, files, tag, variant) for variant in variants]
     device = results / "device.json"
-    bills = _bills(results / "energy", files, settings.replicas)
+    bills = _bills(results / "energy", settings.seeds, [variant.id for variant in variants])
     return Study(settings, rows, files, read_json(device) if device.exists() else None, bills, results, models)
 
 
-def _required(path: Path, stage: str | None) -> dict:
+def timed_as(settings, variant: Variant) -> str | None:
+    """The variant whose times this one takes over, None where it is timed itself.
+
+    In eager torch the work doesn't depend on which weights are zero, so masks of one rate are timed once.
+    """
+    timed = [f"{method}-{rate}" for method in settings.efficiency.methods for rate in settings.prune.rates]
+    if variant.id == "dense" or variant.id in timed or not variant.does_the_work_of_dense:
+        return None
+    return next((name for name in timed if name.endswith(f"-{variant.rate}")), "dense")
+
+
+def _files_of(settings, tag: str, variant: Variant, results: Path, models: Path) -> dict[str, dict]:
+    """The JSON files of a row, as far as its study writes them. Raises InputError where one is missing."""
+    path, found = f"{tag}/{variant.id}", {}
+
+    def required(folder: Path, name: str, kind: str) -> dict:
+        return _required(folder / path / f"{name}.json", stage_of(settings, kind, path))
+
+    if variant.rate is not None:
+        found["sparsity"] = required(models, "sparsity", "prune")
+    found["quality"] = required(results, "quality", "quality")
+    if timed_as(settings, variant) is None:
+        found["efficiency"] = required(results, "efficiency", "efficiency")
+    if variant.id in settings.runtimes.variants:  # other ways to run a model are no rows, but a table of their own
+        found["runtimes"] = _required(results / path / "runtimes.json", f"runtimes@{variant.id}-{tag}")
+    return found
+
+
+def _required(path: Path, stage: str) -> dict:
     if not path.exists():
-        told = f"the stage {stage} writes it: dvc repro {stage}" if stage else "run the stage that writes it: dvc repro"
-        raise InputError(f"{path}: no such file; {told}")
+        raise InputError(f"{path}: no such file; the stage {stage} writes it: dvc repro {stage}")
     content = read_json(path)
     if not isinstance(content, dict):
         found = f"expected a JSON object, found {type(content).__name__}"
-        raise InputError(f"{path}: {found}; write it again: dvc repro -f {stage or ''}".rstrip())
+        raise InputError(f"{path}: {found}; write it again: dvc repro -f {stage}")
     return content
 
 
-def _reference(identifier: str) -> tuple[str, str | None]:
-    """`dense-average-s2` → (`dense-average`, `s2`)."""
-    match = re.fullmatch(r"(.+?)(?:-(s\d+))?", identifier)
-    return match[1], match[2]
-
-
-def _method(variant) -> str:
-    """The id without rate and seed: `magnitude-global-50-s2` → `magnitude-global`, `depth-25-recovered` →
-    `depth-recovered`. Everything that makes a variant another kind of thing stays in its name."""
-    kind = re.sub(rf"-{variant.rate}(?=-|$)", "", variant.id, count=1)
-    return kind.removesuffix(f"-{variant.seed_tag}") if variant.seed_tag else kind
-
-
-def _row(files: dict, identifier: str, method: str, rate: str | None, allocation, dense: str, seed: int) -> dict:
+def _row(settings, files: dict, tag: str, variant: Variant) -> dict:
     """One row: every plain value of the variant's files under its name, and what follows from dense."""
-    _require_same_measure(files, identifier, dense)
-    row = dict.fromkeys((*COLUMNS, *FURTHER))
-    for name, content in files[identifier].items():
+    path, dense = f"{tag}/{variant.id}", f"{tag}/dense"
+    _require_same_measure(files, path, dense)
+    row, mine, base = dict.fromkeys((*COLUMNS, *FURTHER)), files[path], files[dense]
+    other = timed_as(settings, variant)
+    work = mine.get("efficiency") or files[f"{tag}/{other}"]["efficiency"]
+    taken = {key: value for key, value in work.items() if not (other and key in OWN)}
+    for name, content in {**mine, "efficiency": taken}.items():
         for key, value in content.items():
             key = RENAMED.get((name, key), key)
             if key and isinstance(value, str | int | float):
                 row[key] = value
-    row |= {"variant": identifier, "method": method, "rate": rate, "seed": seed, "allocation": allocation}
-    row["dense"] = dense
-    base = files[dense]
-    if rate is None:  # nothing was pruned
+    row |= {"variant": variant.id, "method": variant.family, "rate": variant.rate, "seed": settings.seed_of(tag)}
+    row |= {"path": path, "dense": dense, "timed_as": other}
+    row["allocation"] = mine.get("sparsity", {}).get("allocation") or variant.allocation
+    if variant.rate is None:  # nothing was pruned
         row["sparsity_pruned"] = 0.0
-    if method in SAME_SHAPE:
-        row |= {key: base["efficiency"].get(key) for key in ("parameters", "dense_bytes")}
-    if calibration := files[identifier].get("sparsity", {}).get("calibration"):
+    if calibration := mine.get("sparsity", {}).get("calibration"):
         row |= {"calibration_hash": calibration.get("hash"), "calibration_seed": calibration.get("seed")}
-    provenance = row["energy_provenance"] = files[identifier].get("efficiency", {}).get("energy_provenance")
+    provenance = row["energy_provenance"] = work.get("energy_provenance")
     if isinstance(provenance, dict):
         row["energy_provenance"] = " ".join(f"{part}:{source}" for part, source in provenance.items())
     loss = base["quality"].get("loss")
@@ -146,22 +172,27 @@ def _row(files: dict, identifier: str, method: str, rate: str | None, allocation
     return row
 
 
-def _require_same_measure(files: dict, identifier: str, dense: str) -> None:
+def _require_same_measure(files: dict, path: str, dense: str) -> None:
     """Raises InputError where a row was scored on another text, or beside another model, than its dense one."""
-    mine, theirs = (files[name]["quality"] for name in (identifier, dense))
+    mine, theirs = (files[name]["quality"] for name in (path, dense))
     for key in ("text_sha256", "context", "dtype", "dense_sha256"):
         if mine.get(key) != theirs.get(key):
             raise InputError(
-                f"{identifier}: its quality was measured with {key} {mine.get(key)}, that of {dense} with "
+                f"{path}: its quality was measured with {key} {mine.get(key)}, that of {dense} with "
                 f"{theirs.get(key)}; they do not compare: dvc repro"
             )
 
 
-def _bills(folder: Path, files: dict, tags: list[str]) -> dict[str, dict]:
-    """What stages booked, by `<stage>` or `<stage>-<variant or seed>`. The bills of variants and seeds that are no
+def _bills(folder: Path, tags: list[str], identifiers: list[str]) -> dict[str, dict]:
+    """What stages booked, by `fetch`, `s1/train` or `s1/<stage>-<variant>`. The bills of variants and seeds that are no
     longer in the study are not this study's."""
-    whose = {path: path.stem.partition("-")[2] for path in sorted(folder.glob("*.json"))}
-    return {path.stem: read_json(path) for path, name in whose.items() if not name or name in files or name in tags}
+    booked = [folder / "fetch.json", *(path for tag in tags for path in sorted((folder / tag).glob("*.json")))]
+    whose = {path: path.stem.partition("-")[2] for path in booked if path.exists()}
+    return {
+        path.relative_to(folder).with_suffix("").as_posix(): read_json(path)
+        for path, variant in whose.items()
+        if not variant or variant in identifiers
+    }
 
 
 def columns(rows: list[dict]) -> list[str]:
@@ -184,7 +215,7 @@ def write_csv(rows: list[dict], path) -> None:
         writer.writerows(rows)
 
 
-def describe(row: dict, estimated: bool) -> list[str]:
+def describe(row: dict, estimated: bool, several_seeds: bool) -> list[str]:
     """The cells of one row of the terminal's table; `row` holds words, as a CSV reader gives them."""
 
     def number(key: str, form: str, scale: float = 1.0) -> str:
@@ -195,15 +226,18 @@ def describe(row: dict, estimated: bool) -> list[str]:
         return number(key, form) + (interval if row.get(f"{key}_lo") not in (None, "") else "")
 
     size = "packed_bytes" if row.get("packed_bytes") else "dense_bytes"
+    own = not row.get("timed_as")  # another row's time is told once, where it was measured
     return [
-        row["variant"],
+        label(row["path"], several_seeds),
         number("sparsity_pruned", ".1f", 100),
         number("loss", ".4f"),
-        bounded("loss_increase_percent", "+.1f") if row["variant"] != row["dense"] else "0",
+        bounded("loss_increase_percent", "+.1f") if row["path"] != row["dense"] else "0",
         number(size, ".2f", 1e-6),
-        bounded("decode_ratio", ".2f"),
-        row.get("decode_verdict") or "–",
-        number("decode_j_per_token", ".4f") + (" est." if estimated and row.get("decode_j_per_token") else ""),
+        bounded("decode_ratio", ".2f") if own else f"as {row['timed_as']}",
+        (row.get("decode_verdict") or "–") if own else "–",
+        (number("decode_j_per_token", ".4f") + (" est." if estimated and row.get("decode_j_per_token") else ""))
+        if own
+        else "–",
     ]
 
 
@@ -222,7 +256,8 @@ HEADER = [
 def table(rows: list[dict], markdown: bool = False) -> str:
     """The final table as text for a terminal, or as Markdown for a README."""
     estimated = any(row.get("energy_estimated") == "True" for row in rows)
-    cells = [HEADER, *(describe(row, estimated) for row in rows)]
+    several = len({row["seed"] for row in rows}) > 1
+    cells = [HEADER, *(describe(row, estimated, several) for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(HEADER))]
     left = {0, 6}  # words; everything else is a number and stands right
     padded = [

@@ -78,11 +78,11 @@ RESULTS = [
 
 
 def results(study, chosen: str | None) -> Table:
-    """Every row of the study; `chosen` is the variant that the verdict names."""
+    """Every row of the study; `chosen` is the path of the row that the verdict names."""
     rows = []
     for row in study.rows:
-        efficiency = study.files[row["variant"]].get("efficiency", {})
-        doubtful = "doubtful" if efficiency.get("unreliable") else ""
+        efficiency, own = study.timed(row), not row["timed_as"]
+        doubtful = "doubtful" if own and efficiency.get("unreliable") else ""
         reasons = "unreliable session: " + "; ".join(efficiency.get("unreliable_because") or ["marked so"])
         energy = number(row["decode_j_per_token"], ".3g")
         if row["energy_estimated"] and energy is not UNKNOWN:
@@ -91,27 +91,31 @@ def results(study, chosen: str | None) -> Table:
         if doubtful and verdict_cell is not UNKNOWN:
             verdict_cell = verdict_cell._replace(text=f"{verdict_cell.text} ⚠", hint=reasons)
         increase = ends(row, "loss_increase_percent")
-        cells = [
-            words(row["variant"]),
-            number(row["sparsity_pruned"], ".1f", 100),
-            number(row["loss"]),
-            words("") if row["variant"] == row["dense"] else bounded(increase),
-            number(row["dense_bytes"] if row["packed_bytes"] is None else row["packed_bytes"], ".2f", 1e-6),
-            bounded(ends(row, "decode_ratio"), ".3f", doubtful),
-            verdict_cell,
-            number(row["kl_to_dense"]),
-            number(row["top1_agreement"], ".1f", 100),
-            number(row["perplexity"], ",.2f"),
-            number(row["bits_per_byte"], ".3f"),
+        timed = [
             number(row["prefill_ms"], ".3g"),
             number(row["decode_ms_per_token"], ".3g"),
             number(row["peak_memory_bytes"], ".0f", 1e-6),
             energy,
+        ]
+        taken = words(f"as {row['timed_as']}", "same", "the same work: which weights are zero changes no time here")
+        cells = [
+            words(study.label(row["path"])),
+            number(row["sparsity_pruned"], ".1f", 100),
+            number(row["loss"]),
+            words("") if row["path"] == row["dense"] else bounded(increase),
+            number(row["dense_bytes"] if row["packed_bytes"] is None else row["packed_bytes"], ".2f", 1e-6),
+            bounded(ends(row, "decode_ratio"), ".3f", doubtful) if own else taken,
+            verdict_cell if own else UNKNOWN,
+            number(row["kl_to_dense"]),
+            number(row["top1_agreement"], ".1f", 100),
+            number(row["perplexity"], ",.2f"),
+            number(row["bits_per_byte"], ".3f"),
+            *(timed if own else [UNKNOWN] * len(timed)),
             number(row["sparsity_all"], ".1f", 100),
             number(row["nonzero_parameters"], ".3f", 1e-6),
             number(row["macs_per_token"], ".3f", 1e-6),
         ]
-        kind = "chosen" if row["variant"] == chosen else "reference" if row["rate"] is None else ""
+        kind = "chosen" if row["path"] == chosen else "reference" if row["rate"] is None else ""
         rows.append((kind, cells))
     filled = [i for i in range(len(RESULTS)) if any(cells[i] is not UNKNOWN for _, cells in rows)]
     return Table([RESULTS[i] for i in filled], [(kind, [cells[i] for i in filled]) for kind, cells in rows])
@@ -140,7 +144,7 @@ def _effect(effect: verdict.Effect | None) -> Cell:
 
 
 def over_seeds(found: list[verdict.Group]) -> Table | None:
-    """Mean and interval over seeds of every method and rate; None for a study of one seed."""
+    """Mean and interval over seeds of every method and rate, of what was not pruned too; None for one seed."""
     if not any(len(group.rows) > 1 for group in found):
         return None
     columns = [
@@ -156,7 +160,7 @@ def over_seeds(found: list[verdict.Group]) -> Table | None:
         known = group.loss is not None
         cells = [
             words(group.method),
-            words(rate_name(group.rate)),
+            words(rate_name(group.rate)) if group.rate else UNKNOWN,
             number(len(group.rows), "d"),
             number(group.sparsity, ".1f", 100),
             bounded(group.loss, ".4f") if known else UNKNOWN,

@@ -1,6 +1,6 @@
 """What a study's numbers allow one to say: within which limit, against plain magnitude, and with which interval.
 
-Everything compared is paired: two variants over the same windows of text, or, where a study has replicas, over the same
+Everything compared is paired: two variants over the same windows of text, or, where a study has several, over the same
 seeds. Intervals are 95 % t intervals of the mean paired difference; over hundreds of windows they equal the bootstrap
 ones beside them, and unlike those cost nothing for 500 variants. "No difference" means that the interval holds zero.
 """
@@ -19,11 +19,12 @@ SAME_SIZE = 1.005  # masks of one sparsity pack to the same size but for roundin
 
 
 class Group(NamedTuple):
-    """One method at one rate over all its seeds. `loss` (nats) and `increase` (percent of dense) are (mean, lo, hi);
+    """One method at one rate over all its seeds; a row that nothing was pruned of is a method of its own, without a
+    rate. `loss` (nats) and `increase` (percent of dense) are (mean, lo, hi);
     the interval of `loss` is that of the difference to dense, put around the mean. None: unknown."""
 
     method: str
-    rate: str
+    rate: str | None
     rows: list[dict]
     sparsity: float
     loss: stats.Interval | None
@@ -51,15 +52,23 @@ class Effect(NamedTuple):
 
 def groups(study) -> list[Group]:
     """The pruned variants by method and rate, in the order of params.yaml."""
+    return _groups([row for row in study.rows if row["rate"] is not None], study.rows)
+
+
+def unpruned(study) -> list[Group]:
+    """The rows that nothing was pruned of, but for dense: its controls, a smaller one, a quantised one."""
+    return _groups([row for row in study.rows if row["rate"] is None and row["path"] != row["dense"]], study.rows)
+
+
+def _groups(rows: list[dict], among: list[dict]) -> list[Group]:
     found: dict[tuple, list[dict]] = {}
-    for row in study.rows:
-        if row["rate"] is not None:
-            found.setdefault((row["method"], row["rate"]), []).append(row)
-    dense = {row["variant"]: row["loss"] for row in study.rows}
+    for row in rows:
+        found.setdefault((row["method"], row["rate"]), []).append(row)
+    dense = {row["path"]: row["loss"] for row in among if row["path"] == row["dense"]}
     return [_group(method, rate, rows, dense) for (method, rate), rows in found.items()]
 
 
-def _group(method: str, rate: str, rows: list[dict], dense: dict) -> Group:
+def _group(method: str, rate: str | None, rows: list[dict], dense: dict) -> Group:
     sparsity = sum(row["sparsity_pruned"] or 0.0 for row in rows) / len(rows)
     if any(row["loss"] is None or row["loss_diff"] is None for row in rows):
         return Group(method, rate, rows, sparsity, None, None)
@@ -78,16 +87,16 @@ def _number(value) -> float:
     return math.nan if value is None else value
 
 
-def window_losses(study, identifier: str):
-    """Loss of every window of text, (windows,) nats a token, of a pruned variant. Raises InputError without it."""
-    path = study.results / identifier / "windows.safetensors"
+def window_losses(study, row: dict):
+    """Loss of every window of text, (windows,) nats a token, of a variant. Raises InputError without it."""
+    path, stage = study.results / row["path"] / "windows.safetensors", study.stage("quality", row["path"])
     try:
         with safe_open(path, "np") as file:
             return file.get_tensor("loss")
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; the stage quality@{identifier} writes it: dvc repro") from None
+        raise InputError(f"{path}: no such file; the stage {stage} writes it: dvc repro") from None
     except SafetensorError as error:
-        raise InputError(f"{path}: broken ({error}); write it again: dvc repro -f -s quality@{identifier}") from None
+        raise InputError(f"{path}: broken ({error}); write it again: dvc repro -f -s {stage}") from None
 
 
 def effect(study, one: Group, other: Group) -> Effect | None:
@@ -100,7 +109,7 @@ def effect(study, one: Group, other: Group) -> Effect | None:
         return None
     if len(pairs) > 1:
         return Effect(*stats.seed_interval([a["loss"] - b["loss"] for a, b in pairs]), len(pairs), "seeds")
-    a, b = (window_losses(study, row["variant"]) for row in pairs[0])
+    a, b = (window_losses(study, row) for row in pairs[0])
     return Effect(*stats.seed_interval(a - b), len(a), "windows")
 
 
@@ -123,7 +132,10 @@ def deployable(found: list[Group], limit_percent: float) -> Group | None:
     within = [
         group
         for group in found
-        if group.increase and group.increase[2] <= limit_percent and group.first["packed_bytes"] is not None
+        if group.increase
+        and group.increase[2] <= limit_percent
+        and group.first["packed_bytes"] is not None
+        and not group.method.endswith("-int8")  # no plain folder holds it: named beside the choice, not chosen
     ]
     smallest = min((group.first["packed_bytes"] for group in within), default=0)
     equal = [group for group in within if group.first["packed_bytes"] <= SAME_SIZE * smallest]
@@ -138,6 +150,7 @@ def fastest(found: list[Group], limit_percent: float) -> Group | None:
         if group.increase
         and group.increase[2] <= limit_percent
         and group.first["decode_verdict"] == "faster"
+        and not group.first["timed_as"]
         and not group.first.get("unreliable")
     ]
     return min(within, key=lambda group: group.first["decode_ratio"], default=None)
@@ -157,11 +170,9 @@ def frontier(rows: list[dict], cost: str, worth: str = "loss") -> list[dict]:
 
 
 def alternatives(rows: list[dict]) -> list[dict]:
-    """Unpruned rows of the first model with a size of their own: a smaller dense model, a quantised one."""
+    """Unpruned rows with a size of their own: a smaller dense model, a quantised one."""
     return [
-        row
-        for row in rows
-        if row["rate"] is None and row["dense"] == "dense" != row["variant"] and row["packed_bytes"] is not None
+        row for row in rows if row["rate"] is None and row["path"] != row["dense"] and row["packed_bytes"] is not None
     ]
 
 

@@ -1,10 +1,10 @@
 """What a setting may hold, whatever its section: bounded numbers, names that exist, distinct entries, known keys."""
 
-import difflib
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from prunelab.errors import nearest
 from prunelab.recipes import variants
 from prunelab.recipes.methods import METHODS, STRUCTURES
 
@@ -31,17 +31,11 @@ def distinct(entries: list) -> list:
     return entries
 
 
-def nearest(word: str, known) -> str:
-    """`(did you mean …?)` for a phrase on a word that is not `known`; empty where nothing is like it."""
-    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f" (did you mean {match[0]!r}?)" if match else ""
-
-
 def known_method(name: str) -> str:
     """An entry of prune.methods. ValueError when there is no such method."""
     base, _ = variants.split_method(name)
     if base in STRUCTURES:
-        raise ValueError(f"{name} makes the model smaller and belongs into structure.variants, as {name}-<percent>")
+        raise ValueError(f"{name} makes the model smaller and belongs into prune.further, as {name}-<percent>")
     if base not in METHODS:
         raise ValueError(f"there is no method {name!r}{nearest(base, METHODS)}; allowed: {', '.join(METHODS)}")
     return name
@@ -53,16 +47,13 @@ def known_rate(token) -> int | str:
     return token
 
 
-def known_structure(identifier: str) -> str:
-    """An entry of structure.variants. ValueError when there is no such structure or rate."""
+def known_recipe(identifier: str) -> str:
+    """An entry of prune.further. ValueError (InputError is one), which names the nearest, when it is none."""
     variant = variants.parse(identifier)
-    if variant.method not in STRUCTURES:
-        raise ValueError(
-            f"there is no structure {variant.method!r}{nearest(variant.method, STRUCTURES)}; "
-            f"allowed: {', '.join(STRUCTURES)}, each with -<percent>"
-        )
-    if variants.parse_rate(variant.rate).sparsity is None or variant.seed_tag:
-        raise ValueError(f"{identifier!r}: expected <structure>-<percent>, such as depth-25")
+    if variant.id == variants.DENSE:
+        raise ValueError("'dense' is there in every study; leave it out")
+    if variant.prunes == "structure" and variants.parse_rate(variant.rate).sparsity is None:
+        raise ValueError(f"{identifier!r}: structure goes by percent, such as {variant.method}-25")
     return identifier
 
 

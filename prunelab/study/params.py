@@ -11,10 +11,11 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
-from prunelab.errors import InputError
+from prunelab.errors import InputError, nearest
 from prunelab.recipes import variants
 from prunelab.recipes.methods import METHODS, STRUCTURES, allocation_of
-from prunelab.study.fields import Section, Seed, distinct, nearest
+from prunelab.recipes.variants import Variant
+from prunelab.study.fields import Section, Seed, distinct
 from prunelab.study.sections import (
     Calibrate,
     Efficiency,
@@ -36,19 +37,40 @@ from prunelab.study.sections import (
 __all__ = ["Settings", "Source", "Split", "Text", "load"]
 
 
-def _replica(tag: str) -> str:
+# What a key was called before, and what became of it.
+RENAMED = {
+    "replicas": "it is `seeds` now: [s1, s2], where s1 is `seed` itself",
+    "prune.controls": "its entries belong into prune.further, as dense-average and dense-best",
+    "structure.variants": "its entries belong into prune.further as they are",
+    "structure.floor": "it is the entry dense-small of prune.further now, of the first removed structure's size",
+    "recover.variants": "its entries belong into prune.further, as <variant>-recovered",
+    "runtimes.rows": "its entries belong into prune.further, as dense-int8",
+    "quality.tasks": "it is `quality.questions` now",
+    "efficiency.unreliable_above_percent": "it is `efficiency.within_percent` now, which decides how long is timed",
+}
+FIRST_SEED = "s1"
+
+
+def _tag(tag: str) -> str:
     if int(tag[1:]) >= 2**32:
         raise ValueError(f"{tag!r} is no seed; expected s0 to s{2**32 - 1}")
     return tag
 
 
-Replica = Annotated[str, Field(pattern=r"^s(0|[1-9][0-9]*)$"), AfterValidator(_replica)]
+def _begins_with_first(tags: list[str]) -> list[str]:
+    # Not "the first of the list, whatever it is called": then a tag put before the others would change theirs.
+    if tags[0] != FIRST_SEED:
+        raise ValueError(f"{FIRST_SEED} stands first, which means `seed` itself; expected [{FIRST_SEED}, …]")
+    return distinct(tags)
+
+
+Tag = Annotated[str, Field(pattern=r"^s(0|[1-9][0-9]*)$"), AfterValidator(_tag)]
 
 
 class Settings(Section):
     study: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
     seed: Seed
-    replicas: Annotated[list[Replica], AfterValidator(distinct)]
+    seeds: Annotated[list[Tag], Field(min_length=1), AfterValidator(_begins_with_first)]
     fetch: Fetch
     train: Train
     calibrate: Calibrate | None
@@ -81,9 +103,7 @@ class Settings(Section):
     @model_validator(mode="after")
     def _has_history(self):
         if self.train.epochs == 0:
-            needing = [m for m in self.prune.methods if METHODS[variants.split_method(m)[0]].needs_training]
-            needing += [f"controls: {control}" for control in self.prune.controls]
-            needing += [v for v in self.structure.variants if STRUCTURES[variants.parse(v).method].needs_training]
+            needing = [variant.id for variant in self.variants() if needs_training(variant)]
             needing += ["checkpoint: best"] if self.prune.checkpoint == "best" else []
             if needing:
                 raise ValueError(f"prune: {needing[0]} needs a model trained here, but train.epochs is 0")
@@ -92,7 +112,7 @@ class Settings(Section):
     @model_validator(mode="after")
     def _has_time_for_its_schedule(self):
         gradual, steps = self.prune.gradual, self.train.steps
-        if gradual and steps and any(METHODS[variants.split_method(m)[0]].trains for m in self.prune.methods):
+        if gradual and steps and any(METHODS[v.method].trains for v in self.variants() if v.prunes == "mask"):
             begin, end = (round(percent / 100 * steps) for percent in (gradual.begin_percent, gradual.end_percent))
             if begin >= end:
                 raise ValueError(
@@ -108,90 +128,115 @@ class Settings(Section):
         if self.train.epochs == 0 and self.calibrate is not None:
             own["calibrate.seed"] = self.calibrate.seed
         for key, seed in own.items():
-            if f"s{seed}" in self.replicas:
-                raise ValueError(f"replicas: s{seed} is {key} itself, so it would repeat nothing; take other numbers")
-        return self
-
-    @model_validator(mode="after")
-    def _repeats_what_it_can(self):
-        once = [*self.structure.variants, *self.recover.variants, *self.structure.floor]
-        if self.replicas and once:
-            raise ValueError(f"replicas: repeat prune.methods only, and {once[0]} stands beside them; leave one out")
+            if f"s{seed}" in self.seeds[1:]:
+                raise ValueError(f"seeds: s{seed} is {key} itself, so it would repeat nothing; take other numbers")
         return self
 
     @model_validator(mode="after")
     def _has_calibration(self):
         if self.calibrate is None:
-            bases = [(name, *variants.split_method(name)) for name in self.prune.methods]
-            needing = [
-                name
-                for name, base, own in bases
-                if METHODS[base].needs or allocation_of(base, own, self.prune.allocation) == "owl"
-            ]
-            needing += [v for v in self.structure.variants if STRUCTURES[variants.parse(v).method].needs_data]
+            needing = [variant.id for variant in self.variants() if self.looks_at_text(variant)]
             if needing:
                 raise ValueError(f"calibrate: {needing[0]} looks at calibration text; fill this section in")
         return self
 
     @model_validator(mode="after")
     def _names_its_own_variants(self):
-        recovered = [f"{identifier}-{variants.RECOVERED}" for identifier in self.recover.variants]
-        own = [variant.id for variant in self.variants() if not variant.seed_tag and variant.id not in recovered]
-        small = ["dense-small"] if self.structure.floor else []  # the controls are no folders of their own
-        rows = ["dense", *small, *own, *recovered]
-        lists = {
-            "recover.variants": (self.recover.variants, own),
-            "structure.floor": (self.structure.floor, self.structure.variants),
-            "runtimes.variants": (self.runtimes.variants, rows),
-            "export.variant": ([self.export.variant] if self.export.variant else [], rows),
-        }
-        for key, (named, known) in lists.items():
+        known = [variant.id for variant in self.variants()]
+        if unknown := [method for method in self.efficiency.methods if method not in self.prune.methods]:
+            near = nearest(unknown[0], self.prune.methods)
+            raise ValueError(f"efficiency.methods: {unknown[0]!r} is not in prune.methods{near}")
+        for key, named in (
+            ("runtimes.variants", self.runtimes.variants),
+            ("export.variant", [self.export.variant] if self.export.variant else []),
+        ):
             for identifier in named:
-                if identifier in self.references() and identifier not in known:
+                if identifier not in known:
+                    raise ValueError(f"{key}: {identifier!r} is not in this study{nearest(identifier, known)}")
+                if "int8" in variants.parse(identifier).steps or identifier in variants.CONTROLS:
                     raise ValueError(
                         f"{key}: {identifier!r} is a row to compare with, which it cannot take; name dense"
                     )
-                if identifier not in known:
-                    raise ValueError(f"{key}: {identifier!r} is not in this study{nearest(identifier, known)}")
-        sparse = [i for i in self.recover.variants if variants.parse(i).method in METHODS]
+        sparse = [v.id for v in self.variants() if v.prunes == "mask" and "recovered" in v.steps]
         if sparse and self.recover.parameters == "lora":
             raise ValueError(f"recover.parameters: lora would fill the zeros of {sparse[0]}; set full")
-        if self.structure.floor and self.train.start != "random":
-            raise ValueError("structure.floor: is trained from scratch, which train.start: fetched is not; set []")
+        if "dense-small" in self.prune.further and self.train.start != "random":
+            raise ValueError(
+                "prune.further: dense-small is trained from scratch, which train.start: fetched is not; leave it out"
+            )
         return self
 
-    def variants(self) -> list[variants.Variant]:
-        """Every pruned variant of the study, in the order of params.yaml; recovered ones last."""
-        found = []
-        for tag in (None, *self.replicas):
-            found += [variants.make(method, rate, tag) for method in self.prune.methods for rate in self.prune.rates]
-            listed = [variants.parse(identifier) for identifier in self.structure.variants]
-            found += [variants.make(variant.method, variant.rate, tag) for variant in listed]
-            found += [variants.recovered(variants.parse(identifier), tag) for identifier in self.recover.variants]
-        return found
+    def looks_at_text(self, variant: Variant) -> bool:
+        """Whether making it needs calibration text."""
+        if variant.prunes == "structure":
+            return STRUCTURES[variant.method].needs_data
+        if variant.prunes == "mask":
+            allocation = allocation_of(variant.method, variant.allocation, self.prune.allocation)
+            return bool(METHODS[variant.method].needs) or allocation == "owl"
+        return False
 
-    def references(self) -> list[str]:
-        """The ids of the unpruned rows: dense and its controls for every seed; its floor and quantised self once."""
-        rows = ["dense", *(f"dense-{control}" for control in self.prune.controls)]
-        once = [*(["dense-small"] if self.structure.floor else []), *(f"dense-{row}" for row in self.runtimes.rows)]
-        return [*rows, *once, *(f"{row}-{tag}" for tag in self.replicas for row in rows)]
+    def variants(self) -> list[Variant]:
+        """Every variant of one seed in the order of the report: dense and what is made of it, method × rate, the
+        rest of prune.further."""
+        product = [variants.make(method, rate) for method in self.prune.methods for rate in self.prune.rates]
+        further = [variants.parse(identifier) for identifier in self.prune.further]
+        unpruned = [variants.parse(variants.DENSE), *(variant for variant in further if variant.rate is None)]
+        return [*unpruned, *product, *(variant for variant in further if variant.rate is not None)]
 
-    def seed_of(self, tag: str | None) -> int:
-        """The number behind a replica's tag: `s2` → 2; without a tag the study's own seed."""
-        return int(tag[1:]) if tag else self.seed
+    def like_small(self) -> Variant:
+        """The removed structure whose size dense-small gets: the first of prune.further, before anything follows it."""
+        return next(variant for variant in self.variants() if variant.prunes == "structure").beginnings[0]
+
+    def tokens_of_recovery(self) -> int:
+        """The training tokens that recovered variants of the study get more than others."""
+        return self.recover.tokens if any("recovered" in variant.steps for variant in self.variants()) else 0
+
+    def left_open(self) -> dict:
+        """What the id of a recipe doesn't say and other entries of prune.further decide, by its id."""
+        if "dense-small" not in self.prune.further:
+            return {}
+        return {"dense-small": {"like": self.like_small().id, "more_tokens": self.tokens_of_recovery()}}
+
+    def seed_of(self, tag: str) -> int:
+        """The number behind a seed's tag: `s2` → 2; the first tag is the study's own seed."""
+        return self.seed if tag == FIRST_SEED else int(tag[1:])
+
+    def calibration_seed_of(self, tag: str) -> int:
+        """The number that draws the calibration text of a seed; of the first that of the section `calibrate`."""
+        return self.calibrate.seed if tag == FIRST_SEED else int(tag[1:])
+
+
+def needs_training(variant: Variant) -> bool:
+    """Whether making it needs what only a model trained here has: its history, its average, its best moment."""
+    if variant.prunes:
+        return (METHODS if variant.prunes == "mask" else STRUCTURES)[variant.method].needs_training
+    return variant.id in variants.CONTROLS
 
 
 def load(path="params.yaml") -> Settings:
     """The validated settings in `path`. Raises InputError with one line that names the key."""
-    from ruamel.yaml import YAML, YAMLError
+    return of_text(text_of(path), path)
 
+
+def text_of(path) -> str:
+    """What stands in the file of settings `path`. Raises InputError where it cannot be read."""
     try:
-        raw = YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8-sig"))
+        return Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; run from the project's folder, or name a study of studies/") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except (YAMLError, ValueError) as error:  # not UTF-8, or a number of thousands of digits
+    except ValueError as error:  # not UTF-8
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def of_text(text: str, path) -> Settings:
+    """The validated settings in the YAML `text` of `path`. Raises InputError with one line that names the key."""
+    from ruamel.yaml import YAML, YAMLError
+
+    try:
+        raw = YAML(typ="safe", pure=True).load(text)
+    except (YAMLError, ValueError) as error:  # such as a number of thousands of digits
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         raise InputError(f"{path}: expected sections such as `train:` and `prune:`, found {type(raw).__name__}")
@@ -209,10 +254,12 @@ def _explain(error: dict) -> str:
     location = [part for part in error["loc"] if part not in ("int", "str", "float")]  # the arms of a union
     key = ".".join(str(part) for part in location)
     if error["type"] == "extra_forbidden":
+        if key in RENAMED:
+            return f"{key}: unknown key; {RENAMED[key]}"
         known = _keys_at(location[:-1])
         return f"{key}: unknown key{nearest(str(location[-1]), known)}; known here: {', '.join(known)}"
     if error["type"] == "missing":
-        return f"{key}: missing; every study file is complete (see params.yaml in the repository)"
+        return f"{key}: missing; params.yaml is complete, and so is a section of a study where the default has null"
     message = error["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:] if message.startswith("Input") else message
     # A check on a whole section says itself what it found; the section would be a page long.

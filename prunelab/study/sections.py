@@ -28,7 +28,7 @@ from prunelab.study.fields import (
     distinct,
     known_method,
     known_rate,
-    known_structure,
+    known_recipe,
 )
 
 
@@ -220,32 +220,38 @@ class Prune(Section):
     allocation: Literal["uniform", "global", "sigma", "owl"]
     scope: Literal["blocks", "attention", "mlp"]
     checkpoint: Literal["last", "best"]
-    controls: Annotated[list[Literal["average", "best"]], AfterValidator(distinct)]
+    further: Annotated[list[Annotated[str, AfterValidator(known_recipe)]], AfterValidator(distinct)]
     gradual: Gradual | None
 
     @model_validator(mode="after")
     def _possible(self):
-        for method in self.methods:
-            base, own = variants.split_method(method)
-            allocation = allocation_of(base, own, self.allocation)
-            for rate in self.rates:
-                if problem := variants.contradiction(rate, allocation):
-                    raise ValueError(f"{method} at {problem}")
-                if problem := contradiction(base, rate, allocation):
-                    raise ValueError(f"{method}: {problem}")
-            if METHODS[base].trains and self.gradual is None:
-                raise ValueError(f"gradual: {method} prunes while it trains; fill this section in")
+        product = [variants.make(method, rate) for method in self.methods for rate in self.rates]
+        further = [variants.parse(identifier) for identifier in self.further]
+        for variant in product + [one for one in further if one.prunes == "mask"]:
+            entry = "-".join(filter(None, (variant.method, variant.allocation)))
+            allocation = allocation_of(variant.method, variant.allocation, self.allocation)
+            if problem := variants.contradiction(variant.rate, allocation):
+                raise ValueError(f"{entry} at {problem}")
+            if problem := contradiction(variant.method, variant.rate, allocation):
+                raise ValueError(f"{entry}: {problem}")
+            if METHODS[variant.method].trains and self.gradual is None:
+                raise ValueError(f"gradual: {entry} prunes while it trains; fill this section in")
+        for variant in further:
+            if variant in product:
+                raise ValueError(f"further: {variant.id!r} is made by methods and rates already; leave it out")
+        if "dense-small" in self.further and not any(variant.prunes == "structure" for variant in further):
+            raise ValueError(
+                "further: dense-small has the size of the first removed structure in this list, and there is none; "
+                "add one, such as mlp-width-50"
+            )
         return self
 
 
 class StructureSection(Section):
-    variants: Annotated[list[Annotated[str, AfterValidator(known_structure)]], AfterValidator(distinct)]
     round_to: Count
-    floor: Annotated[list[str], Field(max_length=1)]
 
 
 class Recover(Section):
-    variants: Annotated[list[str], AfterValidator(distinct)]
     tokens: Tokens
     source: Literal["data", "teacher"]
     parameters: Literal["full", "lora"]
@@ -272,7 +278,7 @@ class Samples(Section):
     seeds: Annotated[list[Seed], AfterValidator(distinct)]
 
 
-class Tasks(Section):
+class Questions(Section):
     names: Annotated[list[Annotated[str, Field(min_length=1)]], AfterValidator(distinct)]
     limit: Count | None
     shots: Whole | None
@@ -298,20 +304,20 @@ class Quality(Section):
     bootstrap_draws: Count
     robustness: Robustness
     samples: Samples
-    tasks: Tasks
+    questions: Questions
 
 
 class Efficiency(Section):
+    methods: Annotated[list[Annotated[str, Field(min_length=1)]], AfterValidator(distinct)]
+    within_percent: Positive
     seconds: Seconds
     prompt_tokens: Annotated[list[Count], Field(min_length=1), AfterValidator(distinct)]
     batch_sizes: Annotated[list[Count], Field(min_length=1), AfterValidator(distinct)]
     output_tokens: Length
     threads: Count | None
-    unreliable_above_percent: Positive
 
 
 class Runtimes(Section):
-    rows: Annotated[list[Literal["int8"]], AfterValidator(distinct)]
     variants: Annotated[list[str], AfterValidator(distinct)]
     names: Annotated[
         list[Literal["compile", "int8", "int8-compile", "semi-structured", "onnx"]], AfterValidator(distinct)

@@ -7,10 +7,10 @@ import torch
 from ruamel.yaml import YAML
 
 from prunelab.checks import checks, trial
+from prunelab.command import line
 from prunelab.errors import InputError
 from prunelab.study import params
-from tests.helpers import zoo
-from tests.helpers.imports import ROOT
+from tests.helpers import studies, zoo
 
 LLAMA = zoo.ARCHITECTURES["Llama"][1]
 BERT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
@@ -18,8 +18,7 @@ BERT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "in
 
 def settings(folder, architecture="llama", config=LLAMA, **changes) -> params.Settings:
     """The smoke study with another model, and `changes` such as quality={"context": 99}."""
-    yaml = YAML(typ="safe", pure=True)
-    raw = yaml.load(ROOT / "studies" / "smoke.yaml")
+    yaml, raw = YAML(typ="safe", pure=True), studies.raw("smoke")
     raw["train"] |= {"architecture": architecture, "config": config}
     for key, value in changes.items():
         raw[key] = raw[key] | value if isinstance(value, dict) else value
@@ -134,11 +133,11 @@ def test_a_country_that_is_none_is_told_before_anything_runs(tmp_path):
 def test_the_command_prints_one_line(tmp_path, monkeypatch, capsys):
     settings(tmp_path)
     monkeypatch.chdir(tmp_path)
-    checks.main([])
+    line.main(["check"])
     assert capsys.readouterr().out == "params.yaml: study smoke, 2 variants, ok\n"
     settings(tmp_path, "gpt2", {"n_layer": "2"})
     with pytest.raises(InputError, match=r"^params.yaml: train\.config\.n_layer: 'gpt2' refuses it"):
-        checks.main(["params.yaml"])
+        checks.of_file("params.yaml")
 
 
 @pytest.mark.parametrize("stage", ["fetch", "train"])

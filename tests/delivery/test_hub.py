@@ -21,7 +21,7 @@ def best(tmp_path) -> Path:
 def push(best: Path, endpoint: str, token: str = "hf_x") -> str:
     """The one line that the command ends with; the client reads its variables when it is imported."""
     done = subprocess.run(
-        [sys.executable, "-m", "prunelab.delivery.hub", str(best), "owner/name"],
+        [sys.executable, "-m", "prunelab", "publish", str(best), "owner/name"],
         cwd=workspace.ROOT, capture_output=True,
         env=workspace.environment() | {"HF_ENDPOINT": endpoint, "HF_TOKEN": token, "HF_HOME": str(best / "hf")},
     )  # fmt: skip

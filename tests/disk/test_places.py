@@ -11,6 +11,7 @@ from prunelab.disk import files, places
 from prunelab.disk.files import whole_directory, write_json
 from prunelab.energy import energy
 from prunelab.errors import InputError
+from tests.helpers import studies
 
 
 @pytest.fixture
@@ -211,7 +212,7 @@ OF_ITS_OWN = ["fetch", "train", "small", "calibrate", "prune", "remove", "recove
 @pytest.fixture
 def study(project):
     """Just enough for each stage to come to its folder."""
-    (project / "params.yaml").write_bytes((Path(__file__).parents[2] / "studies/smoke.yaml").read_bytes())
+    (project / "params.yaml").write_text(studies.text("smoke"), encoding="utf-8")
     write_json("models/v/sparsity.json", {"variant": "v", "structure": {"config_changes": {}}})
     write_json("session.json", {})
     write_json("device.json", {"id": "abc"})

@@ -10,16 +10,60 @@ import pytest
 
 from flows import graph, process, repro, workspace
 from prunelab.errors import InputError
+from prunelab.study import params
 from tests.helpers.toy import edit_params, environment, toy  # noqa: F401  (a fixture)
 
 
 def test_a_named_study_becomes_the_params_that_run(toy):  # noqa: F811
-    (toy / "studies" / "other.yaml").write_text(
-        (toy / "params.yaml").read_text().replace("study: default", "study: other")
-    )
-    assert workspace.choose("other").study == "other"
-    assert (toy / "params.yaml").read_bytes() == (toy / "studies" / "other.yaml").read_bytes()
-    assert workspace.choose("small").study == "default"  # the one before was a study file: nothing lost
+    (toy / "studies" / "other.yaml").write_text("train: {epochs: 3}   # why\n")
+    settings = workspace.choose("other")
+    assert settings.study == "other" and settings.train.epochs == 3
+    assert params.load(toy / "params.yaml") == settings
+    assert (toy / "params.yaml").read_text().startswith("# The study that runs: studies/other.yaml merged onto ")
+    assert workspace.choose("small").study == "small"  # the one before was a study's: nothing lost
+
+
+def test_what_differs_is_printed_when_a_study_is_chosen_and_not_when_it_runs_again(toy, capsys):  # noqa: F811
+    (toy / "studies" / "other.yaml").write_text("train: {epochs: 3}\n")
+    workspace.choose("other")
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == "study other: as the default study, but for"
+    assert told[1].startswith("  train  epochs ") and told[1].endswith(" → 3") and len(told) == 2
+    workspace.choose("other")
+    assert capsys.readouterr().out == ""
+
+
+def test_a_study_that_was_edited_runs_again_as_it_is_now(toy):  # noqa: F811
+    (toy / "studies" / "other.yaml").write_text("train: {epochs: 3}\n")
+    workspace.choose("other")
+    (toy / "studies" / "other.yaml").write_text("train: {epochs: 4}\n")  # params.yaml is in no study any more
+    assert workspace.choose("other").train.epochs == 4
+
+
+def test_a_merge_of_another_clone_is_known_and_an_edit_of_it_is_not_overwritten(toy):  # noqa: F811
+    (toy / "studies" / "other.yaml").write_text("train: {epochs: 3}\n")
+    workspace.choose("other")
+    workspace.WRITTEN.unlink()
+    workspace.choose("small")
+    workspace.choose("other")
+    edit_params(toy, train={"epochs": 5})
+    with pytest.raises(InputError, match="edits that are kept nowhere else"):
+        workspace.choose("small")
+
+
+def test_params_that_were_kept_as_a_study_may_be_overwritten(toy):  # noqa: F811
+    edit_params(toy, train={"epochs": 3})
+    shutil.copy(toy / "params.yaml", toy / "studies" / "kept.yaml")
+    assert workspace.choose("small").train.epochs != 3
+    assert workspace.choose("kept").train.epochs == 3
+
+
+def test_a_study_that_cannot_be_merged_is_in_nobody_s_way(toy):  # noqa: F811
+    (toy / "studies" / "bad.yaml").write_text("trian: {}\n")
+    (toy / "studies" / "other.yaml").write_text("train: {epochs: 3}\n")
+    workspace.choose("other")
+    workspace.WRITTEN.unlink()
+    assert workspace.choose("small").study == "small"
 
 
 def test_without_a_name_the_params_stay(toy):  # noqa: F811
@@ -125,14 +169,14 @@ def commit(*options: str, all_files: bool = True) -> None:
 
 
 def test_an_unknown_study_is_named_with_the_nearest_and_all_known(toy):  # noqa: F811
-    with pytest.raises(InputError, match=r"'smal' \(did you mean 'small'\?\); studies/ holds: small"):
+    with pytest.raises(InputError, match=r"'smal' \(did you mean 'small'\?\); studies/ holds: default, small"):
         workspace.choose("smal")
 
 
 def test_a_broken_study_is_refused_before_it_takes_the_place_of_params(toy):  # noqa: F811
-    (toy / "studies" / "bad.yaml").write_text("study: bad\n")
+    (toy / "studies" / "bad.yaml").write_text("train: {epoch: 3}\n")
     before = (toy / "params.yaml").read_bytes()
-    with pytest.raises(InputError, match=r"studies/bad\.yaml"):
+    with pytest.raises(InputError, match=r"studies/bad\.yaml: train\.epoch: unknown key"):
         workspace.choose("bad")
     assert (toy / "params.yaml").read_bytes() == before
 

@@ -3,6 +3,7 @@ functions). `python -m tests.helpers.imports` writes them into dvc.yaml as each 
 
 import ast
 import re
+import textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -47,17 +48,16 @@ def imported(path: str) -> list[str]:
 
 
 def listed(text: str) -> str:
-    """The dvc.yaml `text` with the code deps of every stage replaced by what its imports say."""
-    code, written = [], []
-    for line in text.splitlines():
-        if command := re.search(r"cmd: python -m stages\.(\w+)", line):
-            code = sorted(code_of(command[1]), key=lambda path: (not path.startswith("stages/"), path))
-        if module := re.match(r"(\s*- )(?:stages|prunelab)/\w+(?:\.py|/\w+\.py)?$", line):
-            written += [f"{module[1]}{path}" for path in code]  # all of them in place of the first
-            code = []
-        else:
-            written.append(line)
-    return "\n".join(written) + "\n"
+    """The dvc.yaml `text` with the code deps of every stage, which end its list, replaced by what its imports say."""
+    modules = iter(re.findall(r"python -m stages\.(\w+)", text.partition("\nstages:\n")[2]))
+
+    def line(match: re.Match) -> str:
+        code = sorted(code_of(next(modules)), key=lambda path: (not path.startswith("stages/"), path))
+        width = 118 - len(match[1])
+        return "\n" + textwrap.indent("\n".join(textwrap.wrap(", ".join(code), width)), match[1]) + "]"
+
+    head, stages, rest = text.partition("\nstages:\n")
+    return head + stages + re.sub(r"\n( +)(?:CODE|stages/\w+\.py[^\]]*)\]", line, rest)
 
 
 if __name__ == "__main__":

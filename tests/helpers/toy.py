@@ -84,10 +84,10 @@ def make(folder: Path, train_seconds: float = 0, prune_seconds: float = 0) -> Pa
     (folder / "dvc.yaml").write_text(PIPELINE.format(train_seconds=train_seconds, prune_seconds=prune_seconds))
     (folder / "table.csv").write_text(TABLE)
     (folder / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
-    edit_params(folder, prune={"methods": ["random", "magnitude"], "rates": [50, 80], "controls": []})
-    edit_params(folder, runtimes={"rows": []})
+    edit_params(folder, prune={"methods": ["random", "magnitude"], "rates": [50, 80], "further": []})
     (folder / "studies").mkdir()
-    (folder / "studies" / "small.yaml").write_bytes((folder / "params.yaml").read_bytes())
+    (folder / "studies" / "default.yaml").write_bytes((folder / "params.yaml").read_bytes())
+    (folder / "studies" / "small.yaml").write_text("# As the default.\n")
     (folder / ".gitignore").write_text("/events.log\n/.prunelab/\n/fail-*\n")
     for command in (
         ["git", "init", "-q"],

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from prunelab.study import studies
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -23,7 +25,7 @@ def make(folder: Path, study: str = "smoke") -> Path:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
     (folder / "dvc.lock").unlink(missing_ok=True)
-    shutil.copyfile(folder / "studies" / f"{study}.yaml", folder / "params.yaml")
+    (folder / "params.yaml").write_text(studies.merge(study, folder / "studies").text, encoding="utf-8")
     run(folder, "git", "init", "--quiet", ".")
     run(folder, "git", "add", "--all")
     run(folder, "git", "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "--quiet", "-m", "as cloned")

@@ -96,7 +96,7 @@ def test_an_export_loads_with_from_pretrained_alone(folders, expected, tmp_path)
 
 def test_the_export_command_writes_a_plain_folder(folders, tmp_path):
     root = str(Path(prunelab.__file__).parent.parent)
-    command = [sys.executable, "-m", "prunelab.delivery.export", str(folders / "variant"), str(tmp_path / "out")]
+    command = [sys.executable, "-m", "prunelab", "export", str(folders / "variant"), str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=root)
     assert done.returncode == 0 and "from_pretrained" in done.stdout
     assert torch.equal(logits_of(prunelab.load(tmp_path / "out")), logits_of(masked(folders)))

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from tests.helpers import studies
+
 ROOT = Path(__file__).parents[2]
 RECORDER = """
 import sys
@@ -44,7 +46,7 @@ def graph(tmp_path_factory):
         body["cmd"] = f"{sys.executable} record.py {name}{item} {' '.join(outs)}"
     with open(root / "dvc.yaml", "w") as file:
         yaml.dump({"stages": pipeline["stages"]}, file)
-    settings = yaml.load(ROOT / "studies/smoke.yaml")
+    settings = studies.raw("smoke")
     settings["prune"] |= {"methods": ["random", "magnitude"], "rates": [50]}
     settings["replicas"] = ["s2"]
     with open(root / "params.yaml", "w") as file:

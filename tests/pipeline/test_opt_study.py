@@ -8,7 +8,7 @@ import torch
 from ruamel.yaml import YAML
 
 from stages import calibrate, device, efficiency, export, fetch, prune, quality, reference, report, train
-from tests.helpers import decoders, imports
+from tests.helpers import decoders, studies
 
 WORDS = "the of and to in that is was with for his her their from which had not but all one were this they"
 WORDS = WORDS.split()
@@ -54,7 +54,7 @@ def texts(folder):
 def settings(folder) -> None:
     """The study with its sources on this disk, and everything a model of 48 positions cannot have made smaller."""
     yaml = YAML(typ="safe", pure=True)
-    study = yaml.load(imports.ROOT / "studies" / "opt-125m.yaml")
+    study = studies.raw("opt-125m")
     study["fetch"]["text"] = {"kind": "path", "name": str(folder / "wikitext"), "files": "*.parquet"}
     study["fetch"]["calibration"] = {"kind": "path", "name": str(folder / "c4.json.gz"), "max_documents": 15}
     study["fetch"]["model"] = {"kind": "path", "name": str(folder / "facebook" / "opt-125m")}

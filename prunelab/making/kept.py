@@ -1,0 +1,148 @@
+"""Results that several recipes begin with, so that no step of a study is done twice.
+
+`checkpoints/beginnings/<key>/` holds such a result (an ignored folder, as training's checkpoints are); the key is the
+hash of all that decides it, the code included. A row that others begin with leaves a note of where it is, so that a
+recipe which is added later finds it. One process makes a beginning, others wait and take it.
+"""
+
+import contextlib
+import fcntl
+import functools
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+from prunelab.disk import files
+from prunelab.errors import InputError
+from prunelab.making.given import Given
+from prunelab.models.tensors import identity
+from prunelab.recipes.variants import Variant
+
+FOLDER = Path("checkpoints/beginnings")
+MOST = 8  # kept results; of more, those that were used longest ago go
+# The rooms that decide what a step makes.
+ROOMS = ("models", "training", "calibration", "pruning", "structure", "recovery", "making", "recipes")
+
+
+def beginnings(settings, variant: Variant) -> list[Variant]:
+    """The steps of a recipe, the last is itself. That of dense-small is the variant whose size it gets."""
+    if variant.id != "dense-small":
+        return variant.beginnings
+    return [settings.like_small(), variant]
+
+
+def shared(settings, step: Variant) -> bool:
+    """Whether more than one row of the study is made by way of `step`, it being one of them or not."""
+    return sum(step.id in [one.id for one in beginnings(settings, row)] for row in settings.variants()) > 1
+
+
+def row(given: Given, variant: Variant, out: Path, make: Callable[[Path], object]) -> None:
+    """Have `make(out)` write the row `variant` into folder `out`, unless a recipe that begins with it has made it."""
+    if not shared(given.settings, variant):
+        make(out)
+        return
+    with _alone(given, variant) as key:
+        if (FOLDER / key).is_dir():
+            _copy(FOLDER / key, out)
+        else:
+            make(out)
+        files.write_json(FOLDER / f"{key}.json", {"folder": Path(out).as_posix(), "files": _files(Path(out))})
+
+
+@contextlib.contextmanager
+def beginning(given: Given, step: Variant, out: Path, make: Callable[[Path], object]) -> Iterator[Path]:
+    """The folder of `step`, with which the recipe of `out` begins: found, or made by `make(folder)`.
+
+    It is kept where other rows need it too, and else goes when the recipe is done.
+    """
+    if not shared(given.settings, step):
+        out = Path(out)
+        once = out.with_name(f".{out.name}.{step.id}.{os.getpid()}")
+        try:
+            make(once)
+            yield once
+        finally:
+            shutil.rmtree(once, ignore_errors=True)
+        return
+    with _alone(given, step) as key:
+        place = FOLDER / key
+        if not place.is_dir() and not _from_row(key, place):
+            make(place)
+        os.utime(place)
+        _forget_old()
+    yield place
+
+
+def _from_row(key: str, place: Path) -> bool:
+    """Whether a row has this result, which then is copied: dvc takes a row away before it is made again."""
+    try:
+        known = files.read_json(FOLDER / f"{key}.json")
+        if known["files"] != _files(Path(known["folder"])):
+            return False
+        _copy(Path(known["folder"]), place)
+    except (InputError, KeyError, TypeError, OSError):  # no note, a broken one, or a row that went meanwhile
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _alone(given: Given, step: Variant) -> Iterator[str]:
+    """The key of this result, while no other process makes or takes it."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    key = _key(given, step)
+    with (FOLDER / f"{key}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield key
+
+
+def _key(given: Given, step: Variant) -> str:
+    """The hash of all that decides what `step` makes."""
+    settings = given.settings
+    asked = {
+        "recipe": step.id,
+        "seed": given.seed,
+        "dense": identity(given.dense),
+        "calibration": _text(given.calibration, "calibration.json"),
+        "data": _text(given.data, "text/manifest.json"),
+        "prune": settings.prune.model_dump(mode="json", exclude={"methods", "rates", "further"}),
+        "code": _code(),
+        "libraries": [version(name) for name in ("torch", "transformers")],
+    }
+    for section in ("train", "calibrate", "structure", *(["recover"] if "recovered" in step.steps else [])):
+        content = getattr(settings, section)
+        asked[section] = content.model_dump(mode="json") if content is not None else None
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _text(folder: Path | None, name: str) -> str | None:
+    path = Path(folder) / name if folder else None
+    return path.read_text(encoding="utf-8") if path and path.exists() else None
+
+
+@functools.cache
+def _code() -> str:
+    """The hash of the modules that a step may be made by."""
+    house = Path(__file__).parents[1]
+    modules = sorted(path for room in ROOMS for path in (house / room).glob("*.py"))
+    return hashlib.sha256("".join(files.sha256_file(path) for path in modules).encode()).hexdigest()
+
+
+def _files(folder: Path) -> dict[str, int]:
+    """Names and sizes of the files of a result: enough to see that it is whole; the key says whose it is."""
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in found}
+
+
+def _copy(folder: Path, place: Path) -> None:
+    with files.whole_directory(place, folder) as partial:
+        shutil.copytree(folder, partial, copy_function=shutil.copyfile, dirs_exist_ok=True)
+
+
+def _forget_old() -> None:
+    kept = sorted((path for path in FOLDER.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
+    for path in kept[:-MOST]:
+        shutil.rmtree(path, ignore_errors=True)
