@@ -1,6 +1,6 @@
 """How fast is the quality stage's scoring, and how much memory does it take, beside lm-eval's own perplexity run?
 
-    python -m benchmarks.evaluating --model models/dense --text data/fetched/text/test.txt --context 1024
+    python -m benchmarks.evaluating --model models/s1/dense --text data/fetched/text/test.txt --context 1024
 
 Both score the same windows of the same text with the same model; lm-eval through its `loglikelihood_rolling`, the call
 behind its perplexity tasks:

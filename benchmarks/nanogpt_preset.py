@@ -31,11 +31,11 @@ def main() -> None:
         write_params(Path(folder), arguments.text.resolve(), arguments.seed)
         for stage, *options in (
             ("fetch", "--out", "data/fetched"),
-            ("train", "--data", "data/fetched", "--out", "models/dense"),
+            ("train", "--data", "data/fetched", "--out", "models/s1/dense"),
         ):
             command = [sys.executable, "-m", f"stages.{stage}", *options]
             subprocess.run(command, cwd=folder, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
-        with open(Path(folder) / "models/dense/history/curve.csv", encoding="utf-8") as file:
+        with open(Path(folder) / "models/s1/dense/history/curve.csv", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
     loss = float(rows[-1]["validation_loss"])
     print(json.dumps({"steps": int(rows[-1]["step"]), "validation_loss": loss, "published": PUBLISHED,

@@ -48,13 +48,13 @@ def with_placeholders(folder: Path, study: str, keep: tuple[str, ...]) -> Path:
     graph = yaml.load(folder / "dvc.yaml")
     for name, stage in graph["stages"].items():
         body = stage.get("do", stage)
-        outs = [out if isinstance(out, str) else next(iter(out)) for out in body["outs"]]
+        outs = [out if isinstance(out, str) else next(iter(out)) for out in body.get("outs", [])]
         if name not in keep:
             made = " && ".join(f"mkdir -p $(dirname {out}) && echo {out} > {out}" for out in outs)
-            body["cmd"] = made
+            body["cmd"] = made or "true"
     yaml.dump(graph, folder / "dvc.yaml")
     # A placeholder writes files where real stages write folders, so what lies inside a folder is no dependency here.
-    text = (folder / "dvc.yaml").read_text().replace("- data/fetched/text/manifest.json", "- data/fetched")
+    text = (folder / "dvc.yaml").read_text().replace("data/fetched/text/manifest.json", "data/fetched")
     (folder / "dvc.yaml").write_text(text)
     workspace.run(folder, "dvc", "repro")
     return folder

@@ -1,6 +1,6 @@
 """What does pruning a real model cost, beside the bare computing that its method cannot do without?
 
-    python -m benchmarks.pruning --model models/dense --text data/fetched/text/train.txt
+    python -m benchmarks.pruning --model models/s1/dense --text data/fetched/text/train.txt
 
 Four questions, each as a ratio of things measured in turn in one run, so that a slow minute hits both:
 

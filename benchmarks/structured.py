@@ -1,7 +1,7 @@
 """Does removing structure make a real model faster? `depth` and `mlp-width` beside dense, eager against eager.
 
     python -m benchmarks.structured data/fetched/model                        # SmolLM2: depth-25 and mlp-width-30
-    python -m benchmarks.structured models/dense --variants depth-25 --seconds 60
+    python -m benchmarks.structured models/s1/dense --variants depth-25 --seconds 60
 
 Each variant is timed beside the dense model, alternating pass by pass, after dense beside a second copy of itself (the
 A/A test, the smallest effect that this session can tell) and beside a mask of the same rate, which must show nothing.

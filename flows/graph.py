@@ -6,6 +6,7 @@ from typing import NamedTuple
 class Graph(NamedTuple):
     needs: dict[str, set[str]]  # stage → the stages whose outputs it reads
     probes: set[str]  # stages that run always and read no other stage's output: of machine and files
+    last: set[str]  # those that run always, too, but behind others: the mirror
 
 
 def read(root: str = ".") -> Graph:
@@ -20,7 +21,8 @@ def read(root: str = ".") -> Graph:
             name: {stages[other] for other in graph.successors(stage) if other in stages}
             for stage, name in stages.items()
         }
-        return Graph(needs, {name for stage, name in stages.items() if stage.always_changed and not needs[name]})
+        always = {name for stage, name in stages.items() if stage.always_changed}
+        return Graph(needs, {name for name in always if not needs[name]}, {name for name in always if needs[name]})
 
 
 def changed(needs: dict[str, set[str]], root: str = ".") -> set[str]:

@@ -1,81 +1,161 @@
 """The study through plain DVC, without Prefect: what `make study` runs.
 
-    python -m flows.local [--study NAME]
+    python -m flows.local [--study NAME] [--workers N]
 
-DVC runs what changed and its output appears as it comes; then the results go to MLflow and are printed.
+Of every stage that changed one line when it has finished; at the end the table. What dvc and the stages print stands in
+a log of .prunelab/logs.
 """
 
 import argparse
+import queue
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
-from flows import process, repro, workspace
+from flows import process, workspace
+from flows.lanes import Lanes
+from flows.repro import Said, is_noise
+from flows.room import Room
+from flows.schedule import Schedule, follow, remaining_seconds
+from flows.screen import Log, Screen
 from prunelab import errors
 
-PROBES = ("device", "inputs")  # the stages that always run; alone they are no news
+CONTINUES = "what is finished is kept: `make study` continues"
 
 
-class Screen:
-    """Shows dvc's lines but for those of stages that didn't change and of the probes, and counts what happened."""
-
-    def __init__(self):
-        self.counts: Counter[str] = Counter()  # "ran" | "restored" | "unchanged" → stages, no probe among them
-        self.held: list[str] = []  # the probes' lines, wanted only if one fails
-        self.holding = False
-
-    def show(self, line: str) -> None:
-        if repro.is_noise(line):
-            return
-        if told := repro.outcome(line):
-            kind, stage = told
-            self.holding = stage in PROBES
-            if not self.holding:
-                self.counts[kind] += 1
-            if kind == "unchanged":
-                return
-        if self.holding:
-            self.held.append(line)
-        else:
-            print(line, flush=True)
-
-    def summary(self, seconds: float) -> str:
-        """What happened, in one line."""
-        total, unchanged = sum(self.counts.values()), self.counts["unchanged"]
-        if unchanged == total:
-            return f"nothing to do: all {total} stages are unchanged (only the probes of machine and files ran)"
-        return (
-            f"{total} stages: {self.counts['ran']} ran, {self.counts['restored']} restored from the cache, "
-            f"{unchanged} unchanged; {seconds / 60:.1f} min"
-        )
+class Failed(Exception):
+    """Stages failed; the text says which, and why."""
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m flows.local", description=__doc__.partition("\n")[0])
     parser.add_argument("--study", help="a file of studies/, without .yaml; default: the params.yaml that is there")
+    parser.add_argument(
+        "--workers", type=int, help="stages side by side (default: one a core, as far as memory goes; with a GPU one)"
+    )
     arguments = parser.parse_args(argv)
+    if arguments.workers is not None and arguments.workers < 1:
+        raise errors.InputError(f"--workers {arguments.workers}: at least 1 is needed")
     process.leave_in_order()
     try:
         with workspace.alone():
-            workspace.choose(arguments.study)
-            _run_study()
+            settings = workspace.choose(arguments.study)
+            _run_study(len(settings.seeds) > 1, arguments.workers)
     except KeyboardInterrupt:
-        print("\nstopped; what is finished is kept: `make study` continues", file=sys.stderr)
+        print(f"\nstopped; {CONTINUES}", file=sys.stderr)
         sys.exit(130)
 
 
-def _run_study() -> None:
-    screen, began = Screen(), time.monotonic()
-    # dvc's own messages of failure and the stages' progress bars are on stderr and keep the terminal.
-    code = process.run(repro.command(), screen.show, merge_stderr=False, own_session=True)
-    if code:
-        print(*screen.held, sep="\n", flush=True)
-        sys.exit("error: the study stopped, see above; what is finished is kept: `make study` continues")
-    print(screen.summary(time.monotonic() - began), flush=True)
-    for command in (["prunelab.mirror.tracking", "--if-reachable"], ["prunelab.report.results"]):
-        if process.run([sys.executable, "-m", *command], None, own_session=True):
-            sys.exit(f"error: the study is complete, but `python -m {' '.join(command)}` failed, see above")
+def _run_study(show_seeds: bool, workers: int | None) -> None:
+    log, lanes = Log(), Lanes(own_session=True)
+    try:
+        _run_stages(lanes, log, show_seeds, Room(workers))
+        lanes.close()
+    except Failed as failure:
+        print(failure, file=sys.stderr)
+        sys.exit(f"error: the study is not complete, see above; {CONTINUES}")
+    except BaseException:
+        process.stop()
+        raise
+    finally:
+        log.close()
+    if process.run([sys.executable, "-m", "prunelab.report.results"], None, own_session=True):
+        sys.exit("error: the study is complete, but `python -m prunelab.report.results` failed, see above")
     print("MLflow: make ui")
+
+
+def _run_stages(lanes: Lanes, log: Log, show_seeds: bool, room: Room) -> None:
+    """Run what changed, and what always runs. Raises Failed after all that could run has run."""
+    began = time.monotonic()
+    graph = lanes.graph(lambda line: log.write("dvc", line))
+    _run_probes(lanes, log, sorted(graph.probes))
+    changed = lanes.changed(graph.needs, lambda line: log.write("dvc", line)) - graph.probes
+    todo = changed | graph.last
+    counts = Counter(unchanged=len(graph.needs) - len(graph.probes) - len(todo))
+    if not changed - graph.last:
+        print(
+            f"nothing to do: all {counts['unchanged']} stages are unchanged (only the probes of machine and files ran)",
+            flush=True,
+        )
+    elif counts["unchanged"]:
+        print(f"{counts['unchanged']} stages are unchanged, {len(todo)} to run", flush=True)
+    plan = Schedule({name: graph.needs[name] & todo for name in graph.needs if name in todo}, room.workers, room.cores)
+    screen = Screen(len(todo), show_seeds)
+    try:
+        reasons = _carry_out(plan, lanes, log, screen, room, counts)
+    finally:
+        screen.close()
+    if plan.failed:
+        raise Failed(screen.failures(reasons, plan.kept_back(), log.path))
+    if changed - graph.last:
+        print(
+            f"{counts.total()} stages: {counts['ran']} ran, {counts['restored']} restored from the cache, "
+            f"{counts['unchanged']} unchanged; {(time.monotonic() - began) / 60:.1f} min",
+            flush=True,
+        )
+
+
+def _run_probes(lanes: Lanes, log: Log, names: list[str]) -> None:
+    """The stages that look at the machine and at files; alone they are no news. Raises Failed."""
+    if not names:
+        return
+    said = Said(names[0])
+    if lanes.repro(names, lambda line: (said.take(line), log.write(said.stage, line))):
+        raise Failed("\n".join([f"{said.stage} failed:", *said.words(), f"every line that it printed: {log.path}"]))
+
+
+def _carry_out(plan: Schedule, lanes: Lanes, log: Log, screen: Screen, room: Room, counts: Counter) -> dict[str, Said]:
+    """Run the stages of `plan` and count what became of them; what those that failed said."""
+    outcomes: queue.Queue = queue.Queue()
+    seconds: dict[str, float] = {}
+    reasons: dict[str, Said] = {}
+
+    def run(name: str, threads: int | None) -> None:
+        said, began = Said(name), time.monotonic()
+
+        def on_line(line: str) -> None:
+            if not is_noise(line):
+                log.write(name, line)
+            if said.take(line):
+                screen.said(name, line)
+
+        try:
+            code = lanes.repro([name], on_line, threads)
+        except process.Stopped:
+            code = None
+        except BaseException as error:
+            code = error  # a bug of ours, which must not be lost in this thread
+        outcomes.put((name, (code, said, time.monotonic() - began)))
+
+    def ended(name: str, outcome: tuple) -> None:
+        code, said, taken = outcome
+        if isinstance(code, BaseException):
+            raise code
+        plan.finished(name, code == 0)
+        if code == 0:
+            counts[said.outcome] += 1
+            seconds[name] = taken
+        else:
+            reasons[name] = said
+        left = remaining_seconds(plan.waiting(), seconds, plan.workers)
+        screen.ended(name, said, taken, code == 0, left)
+
+    def before() -> None:
+        plan.workers = room.workers
+
+    with ThreadPoolExecutor(max(room.cores, room.workers)) as pool:
+
+        def start(one) -> None:
+            screen.started(one.name)
+            pool.submit(run, *one)
+
+        try:
+            follow(plan, start, outcomes, ended, before=before, news=screen.news)
+        except BaseException:
+            process.stop()  # before the pool waits for its threads
+            raise
+    return reasons
 
 
 if __name__ == "__main__":

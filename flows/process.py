@@ -43,41 +43,82 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, **quiet, "PATH": path, "PYTHONUNBUFFERED": "1", **more}
 
 
+class Child:
+    """A command that runs under a supervisor, so that its whole tree ends with it, with `close()` or with us."""
+
+    def __init__(
+        self,
+        command: list[str],
+        *,
+        output: bool = True,
+        merge_stderr: bool = True,
+        own_session: bool = False,
+        asked: bool = False,
+    ):
+        """output: `lines` yields what it prints, as it appears; else standard output is left to it.
+        merge_stderr: standard error too, else it is inherited (a progress bar needs the terminal).
+        own_session: it is out of the terminal's reach, so that Ctrl-C reaches us alone and we end it in order.
+        asked: its standard input is what `ask()` writes, else empty. Raises Stopped after `stop()`.
+        """
+        with _starting:
+            if _stopped.is_set():
+                raise Stopped
+            watched, self._lifeline = os.pipe()  # not inheritable: no other child holds the write end
+            self._process = subprocess.Popen(
+                [sys.executable, __file__, str(watched), str(int(own_session)), *command],
+                stdin=subprocess.PIPE if asked else subprocess.DEVNULL,
+                stdout=subprocess.PIPE if output else None,
+                stderr=subprocess.STDOUT if output and merge_stderr else None,
+                env=environment(),
+                pass_fds=[watched],
+                start_new_session=own_session,
+            )
+            os.close(watched)
+            _lifelines.add(self._lifeline)
+        self.lines = _lines(self._process.stdout) if output else iter(())
+
+    def ask(self, line: str) -> None:
+        """Write a line to its standard input; nothing happens where it has ended, which its `lines` then show."""
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(line.encode() + b"\n")
+            self._process.stdin.flush()
+
+    def wait(self) -> int:
+        """Its exit code once it has ended (128 + n: by signal n). Raises Stopped after `stop()`."""
+        try:
+            code = self._process.wait()
+        finally:
+            self.close()
+        if _stopped.is_set():
+            raise Stopped
+        return code
+
+    def close(self) -> None:
+        """End it, if it still runs, and wait until the supervisor has swept up."""
+        lifeline, self._lifeline = self._lifeline, None  # once: the number may be another child's by now
+        if lifeline is not None:
+            _close(lifeline)
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                with contextlib.suppress(BrokenPipeError):  # what was asked last was never read
+                    stream.close()
+
+
 def run(
     command: list[str], on_line: Callable[[str], None] | None, *, merge_stderr: bool = True, own_session: bool = False
 ) -> int:
     """Run `command` and return its exit code (128 + n: ended by signal n). Raises Stopped after `stop()`.
 
-    on_line: gets every line of output as it appears; None leaves standard output to the command.
-    merge_stderr: standard error comes through `on_line` too, else it is inherited (a progress bar needs the terminal).
-    own_session: the command is out of the terminal's reach, so that Ctrl-C reaches us alone and we end it in order.
+    on_line: gets every line of output as it appears; None leaves standard output to the command. The rest: see Child.
     """
-    with _starting:
-        if _stopped.is_set():
-            raise Stopped
-        watched, lifeline = os.pipe()  # not inheritable: no other child holds the write end
-        process = subprocess.Popen(
-            [sys.executable, __file__, str(watched), str(int(own_session)), *command],
-            stdin=subprocess.DEVNULL,
-            stdout=None if on_line is None else subprocess.PIPE,
-            stderr=subprocess.STDOUT if on_line is not None and merge_stderr else None,
-            env=environment(),
-            pass_fds=[watched],
-            start_new_session=own_session,
-        )
-        os.close(watched)
-        _lifelines.add(lifeline)
+    child = Child(command, output=on_line is not None, merge_stderr=merge_stderr, own_session=own_session)
     try:
-        if on_line is not None:
-            for line in _lines(process.stdout):
-                on_line(line)
-        code = process.wait()
+        for line in child.lines:
+            on_line(line)
+        return child.wait()
     finally:
-        _close(lifeline)
-        process.wait()  # for the supervisor to have swept up
-    if _stopped.is_set():
-        raise Stopped
-    return code
+        child.close()
 
 
 def allow() -> None:

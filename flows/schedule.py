@@ -1,36 +1,71 @@
-"""Which stage may start when: independent ones side by side, measurements alone. Pure bookkeeping, no processes."""
+"""Which stage may start when, and with how many threads. Pure bookkeeping, no processes.
 
-EXCLUSIVE = ("efficiency", "runtimes")  # stages whose name starts so measure time and energy: nothing runs beside them
+Three kinds of stage, told by the name:
+
+- *measuring* ones read time and energy: alone, when nothing else is left to do;
+- those that *share* the machine run side by side, each with its share of the threads, because how many threads they
+  get changes no digit of what they find: every sum of theirs is made by one thread (`quality`; pruning by scores that
+  are there already; tests/flows/test_threads.py);
+- all others compute sums whose last digits hang on the number of threads (a model trained with one thread and with two
+  differs), so they run alone with every thread, as they do in a plain `dvc repro`: what a study finds must not depend
+  on what happened to run beside it.
+"""
+
+import queue
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+from prunelab.errors import InputError
+from prunelab.recipes import variants
+from prunelab.recipes.methods import METHODS
+
+MEASURING = ("efficiency", "runtimes")  # so begin the names of stages beside which nothing runs
+NEWS_SECONDS = 60  # between two signs of life while nothing finishes
+
+
+class Start(NamedTuple):
+    name: str
+    threads: int | None  # None: as many as the stage takes by itself
 
 
 class Schedule:
     """Stages to run, with what each needs; ask `ready()`, tell `started()` and `finished()`, until `over`."""
 
-    def __init__(self, needs: dict[str, set[str]], workers: int):
-        """needs: stage → the stages of this very schedule that must have succeeded before. workers: at most so many."""
+    def __init__(self, needs: dict[str, set[str]], workers: int, cores: int | None = None):
+        """needs: stage → the stages of this very schedule that must have succeeded before. workers: at most so many
+        side by side; may be changed while it goes on. cores: to be shared among them (None: one a worker)."""
         self.needs = needs
         self.workers = workers
+        self.cores = cores or workers
         self.pending = dict.fromkeys(needs)  # ordered, so that a study runs in the same order every time
-        self.running: set[str] = set()
+        self.running: dict[str, int | None] = {}  # stage → its threads
         self.done: set[str] = set()
         self.failed: set[str] = set()
 
-    def ready(self) -> list[str]:
-        """The stages to start now. A measurement waits until nothing else runs or could run."""
+    def ready(self) -> list[Start]:
+        """What to start now. Whatever wants the machine for itself waits until nothing runs, a measurement until
+        nothing else can."""
         possible = [name for name in self.pending if self.needs[name] <= self.done]
-        if any(is_exclusive(name) for name in self.running):
+        if any(threads is None for threads in self.running.values()):
             return []
-        together = [name for name in possible if not is_exclusive(name)]
+        together = [name for name in possible if shares(name)]
         if together or self.running:
-            return together[: self.workers - len(self.running)]
-        return possible[:1]
+            return self._side_by_side(together)
+        return [Start(name, None) for name in sorted(possible, key=measures)[:1]]
 
-    def started(self, name: str) -> None:
-        del self.pending[name]
-        self.running.add(name)
+    def _side_by_side(self, names: list[str]) -> list[Start]:
+        cores = max(self.cores, self.workers)
+        free = cores - sum(self.running.values())
+        names = names[: max(0, min(self.workers - len(self.running), free))]
+        return [Start(name, free // len(names)) for name in names]
+
+    def started(self, start: Start) -> None:
+        del self.pending[start.name]
+        self.running[start.name] = start.threads
 
     def finished(self, name: str, succeeded: bool) -> None:
-        self.running.remove(name)
+        del self.running[name]
         (self.done if succeeded else self.failed).add(name)
 
     @property
@@ -38,9 +73,65 @@ class Schedule:
         """Nothing runs and nothing can start: what is still pending waits for a stage that failed."""
         return not self.running and not self.ready()
 
+    def kept_back(self) -> dict[str, list[str]]:
+        """Failed stage → the pending ones that need it, directly or not."""
+        return {failed: self._behind(failed) for failed in sorted(self.failed)}
 
-def is_exclusive(name: str) -> bool:
-    return name.startswith(EXCLUSIVE)
+    def waiting(self) -> list[str]:
+        """What runs or still can."""
+        lost = {name for names in self.kept_back().values() for name in names}
+        return [*self.running, *(name for name in self.pending if name not in lost)]
+
+    def _behind(self, name: str) -> list[str]:
+        found = {name}
+        while more := {other for other in self.pending if self.needs[other] & found} - found:
+            found |= more
+        return [other for other in self.pending if other in found]
+
+
+def follow(plan: Schedule, start: Callable, outcomes: queue.Queue, ended: Callable, *, before=None, news=None) -> None:
+    """Carry `plan` out to its end.
+
+    start(Start) begins a stage in the background, which puts (name, what came of it) into `outcomes`; ended(name, what
+    came of it) tells the plan that it finished. before(): at every turn, before anything is started. news(): after
+    every NEWS_SECONDS in which nothing finished.
+    """
+    while True:
+        if before:
+            before()
+        if plan.over:
+            return
+        for one in plan.ready():
+            plan.started(one)
+            start(one)
+        try:
+            name, outcome = outcomes.get(timeout=NEWS_SECONDS)
+        except queue.Empty:
+            if news:
+                news()
+        else:
+            ended(name, outcome)
+
+
+def measures(name: str) -> bool:
+    return name.startswith(MEASURING)
+
+
+def shares(name: str) -> bool:
+    """Whether it may run beside others with a share of the threads."""
+    kind, _, recipe = name.partition("@")
+    if kind != "prune":
+        return kind.startswith("quality")
+    try:
+        method = METHODS.get(variants.parse(without_seed(recipe)).method)
+    except InputError:  # of a study that is wrong: the stage itself says so
+        return False
+    return method is not None and not method.trains and not method.runs_model
+
+
+def without_seed(recipe: str) -> str:
+    """`wanda-50-s2` → `wanda-50`; of a stage of a whole seed (`s2`) nothing is left."""
+    return re.sub(r"(^|-)s[0-9]+$", "", recipe)
 
 
 def remaining_seconds(waiting: list[str], seconds: dict[str, float], workers: int) -> float | None:
@@ -59,8 +150,15 @@ def remaining_seconds(waiting: list[str], seconds: dict[str, float], workers: in
     for name in waiting:
         own = kinds.get(_kind(name))
         expected = sum(own) / len(own) if own else overall
-        total += expected if is_exclusive(name) else expected / workers
+        total += expected / workers if shares(name) else expected
     return total
+
+
+def clock(seconds: float) -> str:
+    """`75` → `1:15`; from an hour on `1:01:15`."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
 
 
 def _kind(name: str) -> str:

@@ -2,13 +2,12 @@
 
     python -m flows.study [--study NAME] [--workers N]
 
-DVC is the only cache and knows the order; Prefect starts stages, shows them and keeps their logs. A task calls
-`dvc repro --single-item STAGE`. Independent stages run side by side, measuring stages alone. Workers run the same
-flow from prefect.yaml (docs/workers.md).
+DVC is the only cache and knows the order; Prefect starts stages, shows them and keeps their logs. A task does
+`dvc repro --single-item STAGE`. What runs side by side, and with how many threads, is the same as in `make study`
+(flows/schedule.py). Workers run the same flow from prefect.yaml (docs/workers.md).
 """
 
 import argparse
-import collections
 import csv
 import os
 import queue
@@ -21,13 +20,14 @@ from prefect.artifacts import create_progress_artifact, create_table_artifact, u
 from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows import graph, process, repro, workspace
-from flows.schedule import Schedule, remaining_seconds
+from flows import process, told, workspace
+from flows.lanes import Lanes
+from flows.repro import Said, is_noise
+from flows.room import Room
+from flows.schedule import Schedule, clock, follow, remaining_seconds
 from prunelab import errors
 
 RESULTS = Path("report/results.csv")
-TOLD_LINES = 8  # of a failed stage's output, in the error
-NEWS_SECONDS = 60  # between two lines of progress while nothing finishes
 
 # A download may work the second time and training continues where it stopped. A measurement is never repeated
 # until it succeeds, because that would select among results; the others fail again in the same way.
@@ -42,104 +42,101 @@ class StageFailed(Exception):
         self.users_mistake = users_mistake  # it said `error: …` (prunelab.errors): trying again changes nothing
 
 
+_lanes: list[Lanes] = []  # of the flow that runs here: a task's parameters go to the server, and a process cannot
+
+
 @task(task_run_name="{name}", cache_policy=NO_CACHE)
-def run_stage(name: str) -> float:
+def run_stage(name: str, threads: int | None = None) -> float:
     """Run one DVC stage; its output goes to the log line by line. Seconds it took. Raises StageFailed."""
-    began = time.monotonic()
-    _run(name, repro.command("--single-item", name))
+    log, said, began = get_run_logger(), Said(name), time.monotonic()
+
+    def on_line(line: str) -> None:
+        said.take(line)
+        if not is_noise(line):
+            log.info("%s", line)
+
+    if code := _lanes[-1].repro([name], on_line, threads):
+        words = "\n".join(said.words())
+        raise StageFailed(f"stage {name} failed with exit code {code}; it said:\n{words}", said.is_users_mistake)
     return time.monotonic() - began
 
 
-@task(task_run_name="mirror", cache_policy=NO_CACHE)
-def mirror() -> None:
-    """Copy the results to MLflow; a server that is down does not fail the study."""
-    _run("mirror", [sys.executable, "-m", "prunelab.mirror.tracking", "--if-reachable"])
-
-
 @flow(name="study", task_runner=ThreadPoolTaskRunner())
-def study(study: str | None = None, workers: int = 2) -> None:
+def study(study: str | None = None, workers: int | None = None) -> None:
     """Run a study.
 
     study: which file of studies/ becomes params.yaml; empty: the params.yaml that is there.
-    workers: how many independent stages run side by side; measuring stages always run alone.
+    workers: how many stages run side by side; empty: one a core, as far as memory goes, with a GPU one.
     """
     with workspace.alone():
         settings = workspace.choose(study)
         process.allow()
+        _lanes.append(Lanes(own_session=False))
         try:
-            ran = _run_stages(settings.study, workers)
+            ran = _run_stages(settings.study, len(settings.seeds) > 1, Room(workers))
             _publish(settings.study)
-            mirror.submit().result()
+            _lanes[-1].close()
         finally:
+            _lanes.pop()
             # Before the task runner waits for its threads: a cancelled flow ends its stages now, in half a minute
             # they would be orphans. After an ordinary end nothing runs any more.
             process.stop()
     get_run_logger().info("study %s is complete (%s stages ran): report/index.html", settings.study, ran)
 
 
-def _run_stages(title: str, workers: int) -> int:
-    """Run what changed; how many stages that were. Raises StageFailed after all that could run has run."""
-    log = get_run_logger()
-    stages = graph.read()
-    for name in sorted(stages.probes):
+def _run_stages(title: str, show_seeds: bool, room: Room) -> int:
+    """Run what changed, and what always runs; how many had changed. Raises StageFailed after all that could run has."""
+    log, lanes = get_run_logger(), _lanes[-1]
+    graph = lanes.graph(log.info)
+    for name in sorted(graph.probes):
         run_stage.submit(name).result()
-    todo = graph.changed(stages.needs) - stages.probes
-    log.info("%d stages: %d to run, %d unchanged", len(stages.needs), len(todo), len(stages.needs) - len(todo))
-    if not todo:
+    changed = lanes.changed(graph.needs, log.info) - graph.probes
+    todo = changed | graph.last
+    log.info("%d stages: %d to run, %d unchanged", len(graph.needs), len(todo), len(graph.needs) - len(todo))
+    if not changed - graph.last:
         log.info("nothing to do: every stage but the probes of machine and files is unchanged")
-        return 0
-    plan = Schedule({name: stages.needs[name] & todo for name in stages.needs if name in todo}, workers)
-    began, seconds, failures = time.monotonic(), {}, []
+    plan = Schedule({name: graph.needs[name] & todo for name in graph.needs if name in todo}, room.workers, room.cores)
+    began, seconds, failures = time.monotonic(), {}, {}
     progress = create_progress_artifact(0.0, key=f"progress-{title}", description=f"study {title}")
-    finished: queue.Queue = queue.Queue()
-    running = {}
-    while not plan.over:
-        for name in plan.ready():
-            plan.started(name)
-            options = RETRIES.get(name.partition("@")[0].removesuffix("-replica"), {})
-            future = run_stage.with_options(retry_condition_fn=_worth_a_retry, **options).submit(name)
-            running[future.task_run_id] = name
-            future.add_done_callback(finished.put)
-        try:
-            future = finished.get(timeout=NEWS_SECONDS)
-        except queue.Empty:
-            future = None
-        if future is not None:
-            name, outcome = running.pop(future.task_run_id), future.result(raise_on_failure=False)
-            succeeded = not isinstance(outcome, BaseException)
-            plan.finished(name, succeeded)
-            if succeeded:
-                seconds[name] = outcome
-            else:
-                failures.append(str(outcome))
-            update_progress_artifact(progress, 100 * len(plan.done) / len(todo))
-        left = remaining_seconds([*plan.pending, *plan.running], seconds, workers)
+    outcomes: queue.Queue = queue.Queue()
+
+    def before() -> None:
+        plan.workers = room.workers
+
+    def start(one) -> None:
+        options = RETRIES.get(one.name.partition("@")[0], {})
+        task = run_stage.with_options(retry_condition_fn=_worth_a_retry, **options)
+        task.submit(*one).add_done_callback(lambda future: outcomes.put((one.name, future)))
+
+    def ended(name: str, future) -> None:
+        outcome = future.result(raise_on_failure=False)
+        succeeded = not isinstance(outcome, BaseException)
+        plan.finished(name, succeeded)
+        if succeeded:
+            seconds[name] = outcome
+            words = " · ".join([told.name(name, show_seeds), *told.facts(name)])
+            log.info("[%d/%d] %s · %.0f s", len(plan.done), len(todo), words, outcome)
+        else:
+            failures[name] = str(outcome)
+        update_progress_artifact(progress, 100 * len(plan.done) / len(todo))
+        news()
+
+    def news() -> None:
+        left = remaining_seconds(plan.waiting(), seconds, plan.workers)
         log.info(
-            "%d of %d stages done, %s elapsed, %s", len(plan.done), len(todo), _clock(time.monotonic() - began),
-            "no estimate yet" if left is None else f"about {_clock(left)} left",
+            "%d of %d stages done, %s elapsed, %s", len(plan.done), len(todo), clock(time.monotonic() - began),
+            "no estimate yet" if left is None else f"about {clock(left)} left",
         )  # fmt: skip
+
+    follow(plan, start, outcomes, ended, before=before, news=news)
     if failures:
-        waiting = f" · not run because of it: {', '.join(plan.pending)}" if plan.pending else ""
-        raise StageFailed(" · ".join(failures) + waiting)
-    return len(plan.done)
-
-
-def _run(name: str, command: list[str]) -> None:
-    log = get_run_logger()
-    last: collections.deque[str] = collections.deque(maxlen=TOLD_LINES)
-
-    def on_line(line: str) -> None:
-        if not repro.is_noise(line):
-            last.append(line)
-            log.info("%s", line)
-
-    code = process.run(command, on_line)
-    if code:
-        said = "\n".join(last) or "(it printed nothing)"
-        raise StageFailed(
-            f"stage {name} failed with exit code {code}; its last lines:\n{said}",
-            users_mistake=any(line.startswith("error: ") for line in last),
-        )
+        kept_back = plan.kept_back()
+        told_each = [
+            failure + (f" · not run because of it: {', '.join(kept_back[name])}" if kept_back[name] else "")
+            for name, failure in failures.items()
+        ]
+        raise StageFailed(" · ".join(told_each))
+    return len(changed - graph.last)
 
 
 def _worth_a_retry(_task, _run, state) -> bool:
@@ -155,20 +152,15 @@ def _publish(title: str) -> None:
         create_table_artifact(rows, key=f"results-{title}", description=f"{RESULTS} of the study `{title}`")
 
 
-def _clock(seconds: float) -> str:
-    """`75` → `1:15`; from an hour on `1:01:15`."""
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m flows.study", description=__doc__.partition("\n")[0])
     parser.add_argument("--study", help="a file of studies/, without .yaml; default: the params.yaml that is there")
-    parser.add_argument("--workers", type=int, default=2, help="independent stages side by side (default: 2)")
+    parser.add_argument(
+        "--workers", type=int, help="stages side by side (default: one a core, as far as memory goes; with a GPU one)"
+    )
     parser.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
-    if arguments.workers < 1:
+    if arguments.workers is not None and arguments.workers < 1:
         raise errors.InputError(f"--workers {arguments.workers}: at least 1 is needed")
     if arguments.supervised:
         try:

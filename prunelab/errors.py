@@ -1,6 +1,5 @@
 """A user's mistake is told in one line; a bug of ours keeps its traceback."""
 
-import difflib
 import errno
 import sys
 
@@ -23,6 +22,8 @@ def nearest(word: str, known, bare: bool = False) -> str | None:
 
     bare: the nearest word itself, None where nothing is like it.
     """
+    import difflib  # only who errs waits for it
+
     match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     if bare:
         return match[0] if match else None

@@ -1,4 +1,4 @@
-"""Intervals: what a difference, a ratio or a mean over seeds is worth. numpy only, seeded, bounded in memory.
+"""Intervals: what a difference, a ratio or a mean over seeds is worth. Seeded, and bounded in memory.
 
 Everything here is *paired*: a unit is one window of text (quality) or one A B B A block (efficiency) in which both
 models were looked at, so what hits both (a hard passage, a noisy neighbour) cancels before anything is averaged.
@@ -94,40 +94,11 @@ def verdict(ratio: Interval, smallest: float, less: str = "faster", more: str = 
     return "no difference"
 
 
-def t_quantile(probability: float, freedom: int) -> float:
-    """Quantile of Student's t for whole degrees of freedom, by bisection on the exact finite series
-    (Abramowitz & Stegun 26.7.3 and 26.7.4)."""
-    if probability < 0.5:
-        return -t_quantile(1 - probability, freedom)
-    lo, hi = 0.0, 1.0
-    while _t_within(hi, freedom) < 2 * probability - 1:
-        hi *= 2
-    for _ in range(200):
-        middle = (lo + hi) / 2
-        if middle in (lo, hi):
-            break
-        if _t_within(middle, freedom) < 2 * probability - 1:
-            lo = middle
-        else:
-            hi = middle
-    return (lo + hi) / 2
+def t_quantile(probability: float, freedom: float) -> float:
+    """Quantile of Student's t."""
+    from scipy.special import stdtrit  # only now: half a second, which who computes no interval needn't wait for
 
-
-def _t_within(t: float, freedom: int) -> float:
-    """P(|T| < t)."""
-    angle = math.atan(t / math.sqrt(freedom))
-    cosine = math.cos(angle)
-    if freedom % 2:
-        term, total = cosine, (cosine if freedom > 1 else 0.0)
-        for k in range(3, freedom - 1, 2):
-            term *= cosine**2 * (k - 1) / k
-            total += term
-        return 2 / math.pi * (angle + math.sin(angle) * total)
-    term = total = 1.0
-    for k in range(2, freedom - 1, 2):
-        term *= cosine**2 * (k - 1) / k
-        total += term
-    return math.sin(angle) * total
+    return float(stdtrit(freedom, probability))
 
 
 def _middle_mean(values: np.ndarray) -> float:

@@ -51,7 +51,10 @@ def write(study: results.Study, out: Path) -> None:
 
 
 def metrics(rows: list[dict]) -> dict:
-    """The few numbers for `dvc metrics diff`, by variant; of a study of several seeds by variant and tag."""
+    """The few numbers for `dvc metrics diff`, by variant; of a study of several seeds by variant and tag.
+
+    A time stands once, at the row that was timed.
+    """
     names = {
         "loss": "loss",
         "sparsity": "sparsity_pruned",
@@ -61,6 +64,8 @@ def metrics(rows: list[dict]) -> dict:
     several, found = len({row["seed"] for row in rows}) > 1, {}
     for row in rows:
         figures = {short: row[name] for short, name in names.items() if row[name] is not None}
+        if row["timed_as"]:
+            figures.pop("decode_ratio", None)
         if several:
             found.setdefault(row["variant"], {})[row["path"].partition("/")[0]] = figures
         else:

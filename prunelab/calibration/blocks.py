@@ -5,7 +5,7 @@ blocks are passed over meanwhile, which tells what each is called with (masks, p
 can be loaded, run on stored hidden states and let go, whatever the model's size. Nothing here knows an architecture by
 name.
 
-    model = BlockModel("models/dense")
+    model = BlockModel("models/s1/dense")
     states = model.enter(tokens, batch=4)          # what the first block sees
     for index in range(len(model.blocks)):
         with model.loaded(index):

@@ -109,7 +109,7 @@ def results(report: Path, markdown: bool) -> None:
     """Print the table of the last study."""
     from prunelab.report import results
 
-    results.main(["--report", str(report), *(["--markdown"] if markdown else [])])
+    results.show(report, markdown)
 
 
 @prunelab.command()
@@ -157,15 +157,14 @@ def publish(folder: Path, repository: str, public: bool) -> None:
 
 
 @prunelab.command()
-@click.option("--if-reachable", is_flag=True, help="A store that cannot be used is told, and no error.")
-def mirror(if_reachable: bool) -> None:
+def mirror() -> None:
     """Copy the results to MLflow.
 
     Its address is MLFLOW_TRACKING_URI, by default mlflow.db in the current folder.
     """
     from prunelab.mirror import tracking
 
-    tracking.main(["--if-reachable"] if if_reachable else [])
+    tracking.bring()
 
 
 def main(argv: list[str] | None = None) -> None:

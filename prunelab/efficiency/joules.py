@@ -1,4 +1,6 @@
-"""Joules per prefill token and per decoded token, in windows of fixed work that alternate with the dense model.
+"""Joules per prefill token and per decoded token: read from counters, or estimated from time.
+
+With counters: windows of fixed work that alternate with the dense model.
 
     idle | prefill A  decode A  prefill B  decode B  prefill B  decode B  prefill A  decode A | … | idle
            |<-- one window ->|
@@ -6,6 +8,12 @@
 A window repeats the same passes as every other of its kind, until the dense model has filled `window_seconds`: meters
 tick slowly, so one pass is too short. Gross is what the machine used, net is gross less idle watts times seconds.
 Intervals are Student's t over windows, ratios and savings over blocks: there are too few of them to resample.
+
+Without counters a meter's answer is a model of the machine's load, and read in short windows it is mostly noise: equal
+models came out between 0.002 and 0.021 J a token. So the windows of the A/A test (the same, of dense) give one figure
+for the whole session, watts busy less watts idle, and a token's joules are these watts × its measured time, no more:
+
+    decode_j_per_token = (busy_w - idle_w) × decode_ms_per_token / 1000 / batch,  its interval and ratio: the time's
 """
 
 import copy
@@ -23,6 +31,7 @@ from prunelab.models import caches
 
 PHASES = ("prefill", "decode")
 COMPONENTS = ("cpu", "gpu", "ram")
+TELLING = 0.05  # a difference of busy and idle below this share of busy is the meter's noise
 
 
 def idle(meter: Wattmeter, seconds: float) -> Window:
@@ -126,6 +135,59 @@ def summary(rows: list[dict], idle_watts: dict, provenance: dict) -> dict:
         saving = stats.seed_interval(pairs["dense"] - pairs["variant"])
         names = (f"{phase}_j_saving_per_token", f"{phase}_j_saving_per_token_lo", f"{phase}_j_saving_per_token_hi")
         figures |= dict(zip(names, saving, strict=True))
+    return figures
+
+
+def session_power(windows: list[dict], idle_windows: list[Window], provenance: dict, cores: float) -> dict:
+    """What this session's meter said of the machine, in watts; energy.joules prices other stages with it.
+
+    `components` of the headline, `cores`, `watts` per component (`idle_w`, `busy_w`), `idle_drift` (after / before,
+    less 1), the number of `windows`, and `token_w`, what an estimated token is billed for each second (None with
+    counters): busy less idle watts where `above_idle`. CodeCarbon's constant model knows no idling, nor does its model
+    of load see one thread among dozens of cores; busy and idle are then alike, and token_w is all of the busy watts.
+    """
+    headline = energy.headline_components(provenance)
+    idle_w = watts(idle_windows)
+    busy_w = watts([Window(*(row[name] for name in Window._fields)) for row in windows])
+    first, last = (sum(watts([window])[part] for part in headline) for window in (idle_windows[0], idle_windows[-1]))
+    power = {
+        "components": headline,
+        "cores": cores,
+        "watts": {p: {"idle_w": idle_w[p], "busy_w": busy_w[p]} for p in COMPONENTS if busy_w[p] is not None},
+        "idle_drift": last / first - 1,
+        "windows": len(windows),
+        "token_w": None,
+        "above_idle": False,
+    }
+    if energy.is_estimated(provenance):
+        busy = sum(busy_w[part] for part in headline)
+        above = busy - sum(idle_w[part] for part in headline)
+        power["above_idle"] = above > TELLING * busy
+        power["token_w"] = above if power["above_idle"] else busy
+    return power
+
+
+def estimate(timing: dict, power: dict) -> dict:
+    """The figures of `summary` from times: timing: latency.summary's of the headline; power: session_power's.
+
+    Net is less idle watts; each component stands beside at its busy watts, gross.
+    """
+    busy = {part: power["watts"].get(part, {}).get("busy_w") for part in COMPONENTS}
+    net_w = sum(power["watts"][part]["busy_w"] - power["watts"][part]["idle_w"] for part in power["components"])
+    tokens = {"prefill": timing["batch"] * timing["prompt_tokens"], "decode": timing["batch"]}
+    figures: dict = {}
+    for phase, reading in zip(PHASES, latency.COMPARED, strict=True):
+        mine_s, dense_s = (times[reading] / 1e3 / tokens[phase] for times in (timing, timing["dense"]))
+        ratio, lo, hi = (timing[f"{phase}_ratio{end}"] for end in ("", "_lo", "_hi"))
+        mine_j, dense_j = power["token_w"] * mine_s, power["token_w"] * dense_s
+        name = f"{phase}_j_per_token"
+        figures |= {name: mine_j, f"{name}_lo": mine_j * lo / ratio, f"{name}_hi": mine_j * hi / ratio}
+        figures |= {f"{name}_dense": dense_j, f"{phase}_net_j_per_token": net_w * mine_s}
+        for part, gross_w in busy.items():
+            figures[f"{phase}_{part}_j_per_token"] = None if gross_w is None else gross_w * mine_s
+        figures |= {f"{phase}_j_ratio": ratio, f"{phase}_j_ratio_lo": lo, f"{phase}_j_ratio_hi": hi}
+        name = f"{phase}_j_saving_per_token"
+        figures |= {name: dense_j * (1 - ratio), f"{name}_lo": dense_j * (1 - hi), f"{name}_hi": dense_j * (1 - lo)}
     return figures
 
 

@@ -14,18 +14,26 @@ it is half of the time, and without it an A/A interval is three times as wide. T
 
 A block is A B B A or B A A B (drawn by the seed): a steady drift hits both models alike and cancels in the block's
 ratio. Models alternate per pass, because a neighbour comes and goes in seconds. A block that was disturbed is dropped
-with both its arms. The rule stands in `disturbed`, looks at no reading, and is the same for every model.
+with both its arms. The rule stands in disturbance.py, looks at no reading, and is the same for every model.
 
-    | copy weights, ABBA BAAB ABBA … | copy weights, BAAB ABBA … | … PARTS times; the bootstrap resamples parts
+    | copy weights, ABBA BAAB ABBA BAAB | copy weights, BAAB … | … at least PARTS times; the bootstrap resamples parts
 
 Two copies of one model differ by 1 to 2 % for as long as they stay where they are in memory, and a bootstrap over
 blocks, however many, does not see it (it called 2 of 15 such pairs different). So both models' weights move to another
-place for every part, and only parts count as independent.
+place for every part, and only parts count as independent. A part counts with the middle half of its blocks, of which
+it should therefore have four: one that a neighbour's coming or going has split is then left out.
+
+Parts are made until the 95 % interval of the decode ratio is narrow enough. Its width decides, never its value: who
+stops when a difference shows will find one between equal models. Width alone is not innocent either, because a small
+spread by chance both stops early and gives too narrow an interval. Little of that is left when there are PARTS parts
+before the first look, and GROWTH times as many before each further one: over spreads that need 10 to 40 parts, normal
+or with heavy tails, at least 93 of 100 intervals of equal models held 1 (with a look after every part from the third
+on it would be 85).
 """
 
 import gc
 import inspect
-import resource
+import math
 import time
 from typing import NamedTuple
 
@@ -33,13 +41,15 @@ import numpy as np
 import torch
 
 from prunelab import stats
-from prunelab.efficiency import device
+from prunelab.efficiency import device, disturbance
 from prunelab.errors import InputError
 from prunelab.models.caches import step
 from prunelab.models.models import context_length
 
 MIN_BLOCKS = 3  # measured however small the budget is, each in a part of its own: less has no interval
-PARTS = 10  # of the budget, each with weights in another place
+PARTS = 10  # before the first look at the interval; each has weights in another place
+PART_BLOCKS = 4  # of a part, or as many as a tenth of the budget holds
+GROWTH = 1.25  # so many times the parts before the next look
 STEADY = 0.05  # warm-up ends when medians of successive rounds differ by less
 ROUND_PASSES = 3
 
@@ -146,31 +156,38 @@ def move(models: dict, generator: np.random.Generator) -> None:
         plain[number].data = plain[number].data.clone()
 
 
-def interleave(models: dict, ids: torch.Tensor, work: Work, seconds: float, seed: int) -> list[dict]:
-    """Blocks of passes for `seconds`, at least MIN_BLOCKS; models: {"variant": model, "dense": model}.
+def interleave(
+    models: dict, ids: torch.Tensor, work: Work, seconds: float, seed: int, within: float | None = None
+) -> list[dict]:
+    """Blocks of passes until the decode ratio's 95 % interval is at most `within` wide (None: as long as there is
+    time), for `seconds` at most and at least MIN_BLOCKS; models: {"variant": model, "dense": model}.
 
-    One row a pass: the work, `part`, `block`, `position` (0..3), `arm`, the two readings, and of its block `dropped`,
-    `waited_s` (all threads, for a core that others had), `steal_s` (taken by the host; both None where the system does
-    not tell), `switches` (involuntary, of this process) and `block_s`.
+    One row a pass: the work, `part`, `block`, `position` (0..3), `arm`, the readings, and of its block `dropped` and
+    what disturbance.since counts.
     """
     generator, places = np.random.default_rng(seed), np.random.default_rng((seed, 1))
     rows: list[dict] = []
-    start, block, part, ends = time.perf_counter(), 0, -1, 0.0
+    start, block, part, look = time.perf_counter(), 0, -1, PARTS
+    begun, first_block = -math.inf, 0  # of the part
     gc.collect()
     gc.disable()  # a collection in the middle of a pass is nobody's latency
     try:
         while block < MIN_BLOCKS or time.perf_counter() - start < seconds:
-            if time.perf_counter() - start >= ends:
-                part += 1
-                ends = (part + 1) * seconds / PARTS
+            if block - first_block == PART_BLOCKS or time.perf_counter() - begun >= seconds / PARTS:
+                if within is not None and (parts := _undisturbed_parts(rows)) >= look:
+                    if width(summary(rows, seed)) <= within:
+                        break
+                    look = math.ceil(GROWTH * parts)
+                part, begun, first_block = part + 1, time.perf_counter(), block
                 move(models, places)
                 for model in models.values():
                     serve(model, ids, 2)  # to fill the caches
             first, second = ("variant", "dense") if generator.random() < 0.5 else ("dense", "variant")
-            before = _disturbance()
+            before = disturbance.counters()
             passes = [(arm, serve(models[arm], ids, work.output_tokens)) for arm in (first, second, second, first)]
-            seen = {name: _difference(value, before[name]) for name, value in _disturbance().items()}
-            seen["dropped"] = disturbed(sum(reading.waited_ms for _, reading in passes) / 1e3, **seen)
+            seen = disturbance.since(before)
+            judged = {name: value for name, value in seen.items() if name != "others_s"}
+            seen["dropped"] = disturbance.disturbed(sum(reading.waited_ms for _, reading in passes) / 1e3, **judged)
             rows += [
                 {
                     **work._asdict(),
@@ -189,33 +206,13 @@ def interleave(models: dict, ids: torch.Tensor, work: Work, seconds: float, seed
     return rows
 
 
-def disturbed(taken_off_s: float, waited_s: float | None, steal_s: float | None, switches: int, block_s: float) -> bool:
-    """Was a block of `block_s` seconds disturbed? Fixed before any measuring; looks at no reading.
-
-    Yes, when the measuring thread waited more than 20 % of it for a core (taken_off_s: that is taken off the readings,
-    but the neighbour's traces in the caches are not); when its helper threads waited more than 2 % of it (for them
-    nothing can be taken off); or when the host took more than 2 % of the cores' time and more than one tick of that
-    clock (10 ms). A system that does not tell the waiting is judged by involuntary context switches: more than 4, and
-    more than 40 a second.
-    """
-    if waited_s is None:
-        others = switches > 4 and switches > 40 * block_s
-    else:
-        others = taken_off_s > 0.2 * block_s or waited_s - taken_off_s > 0.02 * block_s
-    return others or (steal_s is not None and steal_s > 0.015 and steal_s > 0.02 * block_s * device.usable_cores())
+def width(figures: dict) -> float:
+    """Of the decode ratio's 95 % interval; figures: those of `summary`."""
+    return figures["decode_ratio_hi"] - figures["decode_ratio_lo"]
 
 
-def _disturbance() -> dict:
-    return {
-        "waited_s": device.waiting_seconds(),
-        "switches": resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw,
-        "steal_s": device.steal_seconds(),
-        "block_s": time.perf_counter(),
-    }
-
-
-def _difference(now: float | None, before: float | None) -> float | None:
-    return None if now is None or before is None else now - before
+def _undisturbed_parts(rows: list[dict]) -> int:
+    return len({row["part"] for row in rows if not row["dropped"]})
 
 
 def summary(rows: list[dict], seed: int, draws: int = 10_000) -> dict:
@@ -225,7 +222,7 @@ def summary(rows: list[dict], seed: int, draws: int = 10_000) -> dict:
     is False. `dense`: medians of the dense model's readings.
     """
     kept = [row for row in rows if not row["dropped"]]
-    blocks, quiet = len(rows) // 4, len({row["part"] for row in kept}) >= MIN_BLOCKS
+    blocks, quiet = len(rows) // 4, _undisturbed_parts(rows) >= MIN_BLOCKS
     kept = kept if quiet else rows
     parts = np.array([row["part"] for row in kept[0::4]])
     figures = {"blocks": len(kept) // 4, "dropped_blocks": blocks - len(kept) // 4, "quiet": quiet}

@@ -20,10 +20,11 @@ MASKED = "masked only: its zeros are stored small, but no dense kernel skips the
 def measure(folder, dense, names: list[str], seconds: float, efficiency, session: dict, seed: int) -> dict:
     """`{"remark", "runtimes": {name: figures}}` of the model in `folder` beside the one in `dense`.
 
-    efficiency: that section of the settings (work, threads). session: efficiency.json of the dense model, whose A/A
-    test says what is no difference. Figures of a runtime: `available`, `reason` or: decode and prefill times in ms with
-    ratios to eager dense and their intervals, `decode_verdict`, `logits_from_eager` (norm of the difference relative
-    to the norm, of this model on a prompt), `top1_agreement_eager`, `preparation_s` (with compiling), `rounds`.
+    seconds: the most that a runtime is timed. efficiency: that section of the settings (work, threads, how narrow an
+    interval is enough). session: efficiency.json of the dense model, whose A/A test says what is no difference.
+    Figures of a runtime: `available`, `reason` or: decode and prefill times in ms with ratios to eager dense and their
+    intervals, `decode_verdict`, `logits_from_eager` (norm of the difference relative to the norm, of this model on a
+    prompt), `top1_agreement_eager`, `preparation_s` (with compiling), `rounds`.
     """
     with threads(efficiency.threads):
         return _measure(folder, dense, names, seconds, efficiency, session, seed)
@@ -33,12 +34,15 @@ def _measure(folder, dense, names: list[str], seconds: float, efficiency, sessio
     work = latency.Work(efficiency.prompt_tokens[0], efficiency.batch_sizes[0], efficiency.output_tokens)
     model, plain = (memory.on_device(checkpoint.load(path)) for path in (folder, dense))
     ids = latency.prompts(plain, work, seed)
-    figures = {name: _on(name, model, plain, ids, work, seconds, session, seed) for name in ("eager", *names)}
+    within = efficiency.within_percent / 100
+    figures = {name: _on(name, model, plain, ids, work, seconds, within, session, seed) for name in ("eager", *names)}
     masked = packed.is_packed(folder)
     return {"remark": MASKED if masked else None, **work._asdict(), "runtimes": figures}
 
 
-def _on(name: str, model, dense, ids, work: latency.Work, seconds: float, session: dict, seed: int) -> dict:
+def _on(
+    name: str, model, dense, ids, work: latency.Work, seconds: float, within: float, session: dict, seed: int
+) -> dict:
     about = {"meaning": runtimes.MEANING[name]}
     start = time.perf_counter()
     try:
@@ -55,7 +59,7 @@ def _on(name: str, model, dense, ids, work: latency.Work, seconds: float, sessio
     dense = dense if dense.dtype == served.dtype else _as(dense, served.dtype)
     arms = {"variant": served, "dense": dense}
     warm = latency.warm_up(arms, ids, work.output_tokens, seconds / 2)
-    timing = latency.summary(latency.interleave(arms, ids, work, seconds, seed), seed)
+    timing = latency.summary(latency.interleave(arms, ids, work, seconds, seed, within), seed)
     found = {key: timing[key] for key in timing if key.startswith(("prefill", "decode"))}
     for phase in ("prefill", "decode"):
         ratio = tuple(timing[f"{phase}_ratio{end}"] for end in ("", "_lo", "_hi"))

@@ -5,7 +5,10 @@
     idle power · warm up and time, alternating pass by pass, each work of the sweep · windows of energy · idle power
 
 Dense beside a second copy of itself is the A/A test of the session. What its interval cannot tell from nothing, no
-variant of the session may claim: its `smallest_effect` enters every verdict.
+variant of the session may claim: its `smallest_effect` enters every verdict. Whether a measurement is reliable is told
+by its own interval alone: a noisy moment at the beginning says nothing of what was timed later.
+
+A machine without energy counters meters in the A/A test only; its variants take the watts over (see joules.py).
 """
 
 import time
@@ -14,7 +17,7 @@ from pathlib import Path
 import torch
 
 from prunelab import stats
-from prunelab.efficiency import device, joules, latency, memory
+from prunelab.efficiency import device, disturbance, joules, latency, memory
 from prunelab.energy import energy
 from prunelab.errors import InputError
 from prunelab.models import checkpoint, packed
@@ -35,9 +38,11 @@ def _measure(folder: Path, dense: Path, wanted, power, seed: int, session: dict 
     works = latency.sweep(wanted.prompt_tokens, wanted.batch_sizes, wanted.output_tokens)
     variant, peaks = memory.peak_of_serving(folder, works[0], seed)
 
-    from prunelab.energy import wattmeter  # only now: it brings pandas, which is not the model's memory
+    meter = None
+    if session is None or not session["energy_estimated"]:
+        from prunelab.energy import wattmeter  # only now: it brings pandas, which is not the model's memory
 
-    meter = wattmeter.Starting(power.country)
+        meter = wattmeter.Starting(power.country)
     models = {"variant": variant, "dense": memory.on_device(checkpoint.load(dense))}
     ids = {work: latency.prompts(models["dense"], work, seed) for work in works}
     figures = {
@@ -51,25 +56,32 @@ def _measure(folder: Path, dense: Path, wanted, power, seed: int, session: dict 
         "kv_cache_bytes_per_token": memory.kv_cache_bytes_per_token(variant, ids[works[0]]),
         **peaks,
     }
-    meter = meter.ready()
+    meter = meter.ready() if meter else None
     before, steal, began = device.state(), device.steal_seconds(), time.perf_counter()
-    idle = [joules.idle(meter, power.idle_seconds)]
+    idle = [joules.idle(meter, power.idle_seconds)] if meter else []
     timings, rows = [], []
     for work in works:
         # The headline gets half of the time, the others share the rest.
         share = 1.0 if len(works) == 1 else 0.5 if work == works[0] else 0.5 / (len(works) - 1)
         warm = latency.warm_up(models, ids[work], work.output_tokens, share * wanted.seconds / 2)
-        readings = latency.interleave(models, ids[work], work, share * wanted.seconds, seed)
-        timings.append(latency.summary(readings, seed) | {"warm_up": warm})
+        start = time.perf_counter()
+        readings = latency.interleave(
+            models, ids[work], work, share * wanted.seconds, seed, wanted.within_percent / 100
+        )
+        about = {"warm_up": warm, "timed_s": time.perf_counter() - start, "disturbance": disturbance.shares(readings)}
+        timings.append(latency.summary(readings, seed) | about)
         rows += [{"kind": "time", **row} for row in readings]
-    windows = joules.interleave(
-        meter, models, ids[works[0]], works[0], power.seconds, power.window_seconds, timings[0]["dense"], seed
-    )
-    idle.append(joules.idle(meter, power.idle_seconds))
-    rows += [{"kind": "energy", **row} for row in windows]
-    rows += [{"kind": "idle", "position": place, **window._asdict()} for place, window in enumerate(idle)]
-    figures |= timing_figures(timings, session, wanted.unreliable_above_percent)
-    figures |= energy_figures(windows, idle, meter.provenance, power, session)
+    figures |= timing_figures(timings, session, wanted.within_percent)
+    if meter:
+        windows = joules.interleave(
+            meter, models, ids[works[0]], works[0], power.seconds, power.window_seconds, timings[0]["dense"], seed
+        )
+        idle.append(joules.idle(meter, power.idle_seconds))
+        rows += [{"kind": "energy", **row} for row in windows]
+        rows += [{"kind": "idle", "position": place, **window._asdict()} for place, window in enumerate(idle)]
+        figures |= metered_figures(timings[0], windows, idle, meter.provenance, power, session)
+    else:
+        figures |= estimated_figures(timings[0], power, session)
     if steal is not None:
         steal = (device.steal_seconds() - steal) / (time.perf_counter() - began) / device.usable_cores()
     return figures | {"steal_share": steal, "state_before": before, "state_after": device.state()}, rows
@@ -81,11 +93,12 @@ def stored_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for pattern in patterns for path in Path(folder).glob(pattern))
 
 
-def timing_figures(timings: list[dict], session: dict | None, limit_percent: float) -> dict:
+def timing_figures(timings: list[dict], session: dict | None, within_percent: float) -> dict:
     """The headline's figures, every work of the sweep under `works`, their verdicts, and whether to believe them.
 
-    `*_smallest_effect`: fraction of the dense time that the session's A/A test cannot tell from nothing. Raises
-    InputError when the session measured another sweep.
+    `*_smallest_effect`: fraction of the dense time that the session's A/A test cannot tell from nothing. `unreliable`:
+    the headline's decode interval stayed wider than within_percent, or hardly a block of it was undisturbed; how wide
+    it is decides, where it lies never does. Raises InputError when the session measured another sweep.
     """
     tests = {_place(work): work for work in (timings if session is None else session["works"])}
     works, reasons = [], []
@@ -101,28 +114,44 @@ def timing_figures(timings: list[dict], session: dict | None, limit_percent: flo
             work[f"{phase}_smallest_effect"] = smallest = stats.smallest_effect(_ratio(test, phase))
             work[f"{phase}_verdict"] = stats.verdict(_ratio(timing, phase), smallest)
         works.append(work)
-    for phase in joules.PHASES:
-        _, lo, hi = _ratio(tests[_place(timings[0])], phase)
-        if 100 * (hi - lo) > limit_percent:
-            reasons.append(
-                f"the A/A interval of {phase} is {100 * (hi - lo):.1f} % wide, the limit is {limit_percent:g} %"
-            )
-    if not timings[0]["quiet"]:
-        reasons.append("nearly every block was disturbed by other processes, so none could be dropped")
+    width, seen = 100 * latency.width(timings[0]), disturbance.told(timings[0]["disturbance"])
+    if not width <= within_percent:
+        reasons.append(
+            f"after {timings[0]['timed_s']:.1f} s the interval of decode is {width:.1f} % wide, the limit is "
+            f"{within_percent:g} %: {seen}"
+        )
+    elif not timings[0]["quiet"]:
+        reasons.append(f"nearly every block was disturbed by other processes, so none could be dropped: {seen}")
     headline = {name: value for name, value in works[0].items() if name not in ("blocks", "dropped_blocks", "quiet")}
     counted = {"rounds": works[0]["blocks"], "dropped_rounds": works[0]["dropped_blocks"]}
     return {**headline, **counted, "unreliable": bool(reasons), "unreliable_because": reasons, "works": works}
 
 
-def energy_figures(windows: list[dict], idle: list, provenance: dict, power, session: dict | None) -> dict:
-    """Energy per token with its verdict, grams, and `power`: what energy.joules needs to price other stages."""
-    idle_watts = joules.watts(idle)
-    figures = joules.summary(windows, idle_watts, provenance)
-    test = figures if session is None else session
-    smallest = stats.smallest_effect(_ratio(test, "decode_j"))
-    busy = joules.watts([joules.Window(*(row[name] for name in joules.Window._fields)) for row in windows])
-    headline = energy.headline_components(provenance)
-    drift = [joules.watts([window]) for window in idle]
+def metered_figures(timing: dict, windows: list[dict], idle: list, provenance: dict, power, session) -> dict:
+    """Energy of a session with a meter: from its windows where they are counters', else from its watts and the time."""
+    about = joules.session_power(windows, idle, provenance, device.usable_cores())
+    if energy.is_estimated(provenance):
+        figures = joules.estimate(timing, about)
+    else:
+        figures = joules.summary(windows, joules.watts(idle), provenance)
+    return _energy(figures, about, provenance, power, session)
+
+
+def estimated_figures(timing: dict, power, session: dict) -> dict:
+    """Energy of a variant whose session has no counters: the A/A test's watts × the variant's time. Raises InputError
+    where that A/A test is one of an older version, without such watts."""
+    about = session["power"]
+    if about.get("token_w") is None:
+        raise InputError(
+            "the A/A test holds no watts for estimated energy (power.token_w), so it is of an older version; "
+            "measure the dense model again (dvc repro efficiency-dense)"
+        )
+    return _energy(joules.estimate(timing, about), about, session["energy_provenance"], power, session)
+
+
+def _energy(figures: dict, about: dict, provenance: dict, power, session: dict | None) -> dict:
+    """Energy per token with its verdict, grams, where it comes from, and `power`."""
+    smallest = stats.smallest_effect(_ratio(figures if session is None else session, "decode_j"))
     return {
         **figures,
         "decode_j_smallest_effect": smallest,
@@ -132,17 +161,7 @@ def energy_figures(windows: list[dict], idle: list, provenance: dict, power, ses
         "gco2_per_million_tokens": energy.grams(figures["decode_j_per_token"] * 1e6, power.grams_per_kwh),
         "grams_per_kwh": power.grams_per_kwh,
         "grams_source": power.grams_source,
-        "power": {
-            "components": headline,
-            "cores": device.usable_cores(),
-            "watts": {
-                part: {"idle_w": idle_watts[part], "busy_w": busy[part]}
-                for part in joules.COMPONENTS
-                if busy[part] is not None
-            },
-            "idle_drift": sum(drift[1][part] for part in headline) / sum(drift[0][part] for part in headline) - 1,
-            "windows": len(windows),
-        },
+        "power": about,
     }
 
 

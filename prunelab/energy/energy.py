@@ -58,7 +58,7 @@ def stage_meter(name: str, out, *, long: bool = False, country: str | None = Non
 
         watching = wattmeter.watch_in_background(country)
     counters = {} if long else read_counters(root)
-    wall, own, busy = time.perf_counter(), _cpu_seconds(), _busy_seconds(root)
+    wall, own, busy = time.perf_counter(), _cpu_seconds(), busy_seconds(root)
     try:
         yield
     except BaseException:
@@ -66,7 +66,7 @@ def stage_meter(name: str, out, *, long: bool = False, country: str | None = Non
             watching.cancel()
         raise
     seconds, own = time.perf_counter() - wall, _cpu_seconds() - own
-    busy = _busy_seconds(root) - busy if busy is not None else None
+    busy = busy_seconds(root) - busy if busy is not None else None
     booking = {"name": name, "seconds": seconds, "cpu_seconds": own}
     booking["cpu_share"] = min(1.0, own / busy) if busy else None
     if long:
@@ -84,23 +84,25 @@ def stage_meter(name: str, out, *, long: bool = False, country: str | None = Non
 
 
 def joules(booking: dict, session: dict) -> float | None:
-    """Gross joules of a booked stage in the session's components; None where the booking and session cannot say.
+    """Joules of a booked stage in the session's components; None where the booking and session cannot say.
 
     session: the `power` of an efficiency.json: `components`, `cores`, and per component `idle_w` and `busy_w`. A
     component that the stage read itself is taken as read; one that is only modelled is priced by the stage's time:
     idle watts plus its share of the way to the busy ones. Stages that ran side by side read the same machine, so what
-    the processor read is scaled by the stage's share of the work.
+    the processor read is scaled by the stage's share of the work. Where a token is estimated above idle (`above_idle`),
+    idle watts are taken off the stages too, or the bill and what repays it would be unlike things.
     """
     total = 0.0
     for part in session["components"]:
-        read = booking.get(f"{part}_j")
+        read, watts = booking.get(f"{part}_j"), session["watts"].get(part)
+        idle_j = booking["seconds"] * watts["idle_w"] if session.get("above_idle") and watts else 0.0
         if read is not None:
             share = booking.get("cpu_share") if part == "cpu" else None
-            total += read * (1.0 if share is None else share)
-        elif part == "cpu" and session["watts"].get("cpu"):
-            watts = session["watts"]["cpu"]
+            total += max(0.0, read - idle_j) * (1.0 if share is None else share)
+        elif part == "cpu" and watts:
             load = min(1.0, booking["cpu_seconds"] / max(booking["seconds"] * session["cores"], 1e-9))
-            total += booking["seconds"] * (watts["idle_w"] + (watts["busy_w"] - watts["idle_w"]) * load)
+            gross_w = watts["idle_w"] + (watts["busy_w"] - watts["idle_w"]) * load
+            total += booking["seconds"] * gross_w - idle_j
         else:
             return None
     return total
@@ -152,6 +154,16 @@ def read_counters(root: Path = Path("/")) -> dict[str, dict[str, tuple[float, fl
     return read
 
 
+def busy_seconds(root: Path = Path("/")) -> float | None:
+    """Seconds, summed over cores since boot, in which the machine's cores did work for somebody; None where unknown."""
+    file = root / "proc/stat"
+    if not file.exists():
+        return None
+    fields = file.read_text().partition("\n")[0].split()
+    user, nice, system, _idle, _waiting, irq, softirq = map(int, fields[1:8])
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+
+
 def _nvidia_counters() -> dict:
     import pynvml
 
@@ -177,13 +189,3 @@ def _spent(before: dict, after: dict) -> float:
 def _cpu_seconds() -> float:
     spent = os.times()
     return spent.user + spent.system + spent.children_user + spent.children_system
-
-
-def _busy_seconds(root: Path) -> float | None:
-    """Seconds, summed over cores since boot, in which the machine's cores did work for somebody."""
-    file = root / "proc/stat"
-    if not file.exists():
-        return None
-    fields = file.read_text().partition("\n")[0].split()
-    user, nice, system, _idle, _waiting, irq, softirq = map(int, fields[1:8])
-    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")

@@ -8,9 +8,7 @@ import os
 import re
 import shlex
 import sqlite3
-import urllib.error
 import urllib.parse
-import urllib.request
 from pathlib import Path
 
 from prunelab.errors import InputError
@@ -87,6 +85,9 @@ def shown(uri: str) -> str:
 
 def require_answer(uri: str) -> None:
     """Raises Unreachable when the server at `uri` does not answer within seconds; an error is an answer too."""
+    import urllib.error
+    import urllib.request
+
     # Its own log-in, if the address has one, is for MLflow: urllib would take it for a part of the host's name.
     try:
         urllib.request.urlopen(f"{shown(uri).rstrip('/')}/health", timeout=5).close()

@@ -13,24 +13,21 @@ The store is MLFLOW_TRACKING_URI, by default mlflow.db in the current folder (se
 import argparse
 import contextlib
 import fcntl
-import hashlib
 import json
 import logging
 import os
-import sqlite3
 import subprocess
 import time
 import urllib.parse
 from pathlib import Path
 
 from prunelab.disk import files
-from prunelab.errors import InputError, exit_cleanly
-from prunelab.mirror import store
+from prunelab.errors import exit_cleanly
+from prunelab.mirror import stamp, store
 from prunelab.mirror.entries import Entry, entries
 from prunelab.mirror.store import Unreachable
 from prunelab.study import params
 
-STAMP = Path(".prunelab/mirrored.json")  # what was mirrored last: saves importing mlflow (2 s) when nothing changed
 LOCAL_UI = "http://127.0.0.1:5000"  # where `make ui` serves a local store
 COMPARABLE = 50  # runs in one comparison link; more make it longer than terminals and browsers like
 CONTENT = "prunelab.content"  # the tag that holds a run's hash
@@ -141,27 +138,6 @@ def _commit() -> str:
     return "unknown"
 
 
-def _still_there(uri: str, key: str) -> dict | None:
-    """The stamp, if it names this very result set and this very local store, and the store still holds its runs."""
-    path = store.file_of(uri)
-    if path is None or not path.exists() or not STAMP.exists():
-        return None
-    try:
-        stamp = files.read_json(STAMP)
-    except InputError:  # cut short: the stamp only saves time
-        return None
-    if stamp.get("key") != key:
-        return None
-    marks = ", ".join("?" * len(stamp["runs"]))
-    query = f"SELECT COUNT(*) FROM runs WHERE lifecycle_stage = 'active' AND run_uuid IN ({marks})"
-    try:
-        with contextlib.closing(store.open_read_only(path)) as connection:
-            (count,) = connection.execute(query, stamp["runs"]).fetchone()
-    except sqlite3.Error:  # not a store of this MLflow: the long way finds out what it is
-        return None
-    return stamp if count == len(stamp["runs"]) else None
-
-
 def compare_link(uri: str, experiment: str, runs: list[str]) -> str:
     """The address that shows the runs side by side (parallel coordinates); of many runs, the experiment's own."""
     base = store.shown(uri).rstrip("/") if store.is_server(uri) else LOCAL_UI
@@ -175,32 +151,34 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m prunelab.mirror.tracking", description=__doc__.partition("\n")[0])
     parser.add_argument("--if-reachable", action="store_true", help="a store that cannot be used is told, and no error")
     arguments = parser.parse_args(argv)
-    settings = params.load()
-    wanted = entries(settings)
     try:
-        _bring(wanted, settings.study)
+        bring()
     except Unreachable as error:
         if not arguments.if_reachable:
             raise
         print(error)
 
 
-def _bring(wanted: list[Entry], study: str) -> None:
-    """Mirror the runs into the store of this environment, unless it holds them, and say which. Raises Unreachable."""
-    uri = store.address()
-    key = hashlib.sha256("\n".join([uri, *(entry.content() for entry in wanted)]).encode()).hexdigest()
-    STAMP.parent.mkdir(exist_ok=True)
-    with STAMP.with_name("mirror.lock").open("w") as lock:
+def bring() -> None:
+    """Mirror this folder's results into the store of this environment, unless it holds them, and say which.
+
+    Raises InputError where the results are not complete, Unreachable where the store cannot be used.
+    """
+    uri, settings = store.address(), params.load()
+    key = stamp.key(uri)
+    stamp.PATH.parent.mkdir(exist_ok=True)
+    with stamp.PATH.with_name("mirror.lock").open("w") as lock:
         # One mirror at a time: two that create a new store's tables both fail.
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if stamp := _still_there(uri, key):
-            print(f"MLflow holds these results already · compare: {stamp['link']}")
+        if known := stamp.still_there(uri, key):
+            print(stamp.told(known))
             return
+        wanted = entries(settings)
         if store.is_server(uri):
             store.require_answer(uri)
-        experiment, runs, new = mirror(wanted, study, uri)
+        experiment, runs, new = mirror(wanted, settings.study, uri)
         link = compare_link(uri, experiment, runs[:-1])
-        files.write_json(STAMP, {"key": key, "runs": runs, "link": link})
+        files.write_json(stamp.PATH, {"key": key, "runs": runs, "link": link})
     print(f"MLflow: {new} new runs, {len(runs) - new} there already · compare: {link}")
 
 

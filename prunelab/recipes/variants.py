@@ -30,7 +30,7 @@ DENSE = "dense"
 STEPS = ("recovered", "int8")  # what can follow pruning or removal, in this order, each once
 OF_DENSE = ("average", "best", "small", "int8")  # what can be made of the dense model without pruning
 CONTROLS = ("dense-average", "dense-best")  # the dense model with other values in it
-RATE = r"[0-9]+|sigma[0-9]+|[0-9]+of[0-9]+"
+RATE = r"[0-9]+of[0-9]+|sigma[0-9]+|[0-9]+"  # the longer one first: `2` alone is not what 2of4 means
 
 
 class Rate(NamedTuple):
@@ -133,8 +133,10 @@ def parse(identifier: str) -> Variant:
         made = text.removeprefix(f"{DENSE}-")
         if made in OF_DENSE:
             return Variant(text, DENSE, None, None, (made,))
-        known = [f"{DENSE}-{name}" for name in OF_DENSE]
-        raise InputError(f"{text!r} is no recipe{nearest(text, known)}; of dense there are {', '.join(known)}")
+        near = nearest(made, OF_DENSE, bare=True)
+        hint = f" (did you mean '{DENSE}-{near}'?)" if near else ""
+        known = ", ".join(f"{DENSE}-{name}" for name in OF_DENSE)
+        raise InputError(f"{text!r} is no recipe{hint}; of dense there are {known}")
     match = re.fullmatch(rf"(?P<method>[a-z][a-z-]*?)-(?P<rate>{RATE})(?P<steps>(?:-[a-z0-9]+)*)", text)
     if not match:
         raise InputError(

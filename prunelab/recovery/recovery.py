@@ -20,6 +20,7 @@ from prunelab.errors import InputError
 from prunelab.models import checkpoint, loading, models, packed
 from prunelab.models.packed import PackedWriter, copy_companions
 from prunelab.models.tensors import Tensors
+from prunelab.training.progress import Progress
 
 WARMUP_SHARE = 0.05
 LAST_RATE_SHARE = 0.1  # of the learning rate is left at the end of the cosine
@@ -112,7 +113,8 @@ def _train(model, masks: dict, teacher, plan: Plan, train: torch.Tensor, name: s
     masked = [(named[tensor], mask.to(named[tensor].device)) for tensor, mask in masks.items()]
     bf16 = models.computes_bf16()
     curve, every = [], max(1, plan.steps // 20)
-    for step, batch in enumerate(_progress(batches(train, plan), plan.steps, name), start=1):
+    progress = Progress(plan.steps, plan.batch_size * plan.context, name=name)
+    for step, batch in enumerate(batches(train, plan), start=1):
         batch = batch.to(model.device)
         with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
             value = _loss(trained, teacher, batch)
@@ -133,6 +135,8 @@ def _train(model, masks: dict, teacher, plan: Plan, train: torch.Tensor, name: s
         if step % every == 0 or step == plan.steps:
             tokens = step * plan.batch_size * plan.context
             curve.append({"tokens": tokens, "loss": value.item(), "learning_rate": rate})
+        progress.step(step, value.item())
+    progress.close()
     if trained is not model:
         trained.merge_and_unload()
     model.eval()
@@ -197,11 +201,3 @@ def _low_rank(model, plan: Plan):
         fan_in_fan_out=any(tensor["transposed"] for tensor in tensors),
     )
     return get_peft_model(model, config)
-
-
-def _progress(steps, total: int, name: str):
-    import sys
-
-    from tqdm import tqdm
-
-    return tqdm(steps, total=total, desc=name, unit="step", disable=None, file=sys.stderr, leave=False)

@@ -9,7 +9,8 @@ import math
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from prunelab.report import evolution, verdict
+from prunelab import stats
+from prunelab.report import evolution, results, verdict
 from prunelab.report.drawing import LIGHT, Style, look, margin_labels, spot_labels
 
 EIGHT = 8
@@ -29,7 +30,8 @@ def series(groups: list[verdict.Group]) -> dict[str, list[verdict.Group]]:
 
 def loss_against_sparsity(groups, references: list[dict], limit_percent: float, sharp_percent: float) -> Figure:
     """Loss over sparsity with dense and its controls as lines, each the mean over seeds; `references`: their rows."""
-    lines, unpruned = series(groups), _mean_losses(references)
+    lines, spread = series(groups), _losses(references)
+    unpruned = {name: loss for name, (loss, _, _) in spread.items()}
     dense = unpruned["dense"]
     style = Style([group.method for group in groups])
     ceiling = dense * (1 + sharp_percent / 100)
@@ -61,6 +63,9 @@ def loss_against_sparsity(groups, references: list[dict], limit_percent: float, 
         for control, name in CONTROLS.items():
             if control in unpruned:
                 near.axhline(unpruned[control], color=LIGHT["muted"], linewidth=0.8, linestyle=(0, (6, 3)))
+                if math.isfinite(spread[control][1]):
+                    band = {"color": LIGHT["muted"], "alpha": 0.15, "linewidth": 0}
+                    near.axhspan(*spread[control][1:], gid=f"name:{control}: 95 % interval over seeds", **band)
                 marks.append((unpruned[control], f"{name} {unpruned[control]:.4f}"))
         names = [(points[-1].loss[0], name, style[points[0].method]["color"]) for name, points in lines.items()]
         margin_labels(figure, near, [*names, *((y, text, LIGHT["muted"]) for y, text in marks)], floor, ceiling)
@@ -71,13 +76,18 @@ def loss_against_sparsity(groups, references: list[dict], limit_percent: float, 
         return figure
 
 
-def _mean_losses(rows: list[dict]) -> dict[str, float]:
-    """The mean loss over seeds of every row that nothing was pruned of and whose loss is known, by its id."""
-    found: dict[str, list[float]] = {}
+def _losses(rows: list[dict]) -> dict[str, stats.Interval]:
+    """Loss over seeds of every row that nothing was pruned of and whose loss is known, by its id: (mean, lo, hi).
+
+    As of a group of pruned ones, the interval is that of the difference to dense; of one seed it is unknown (nan).
+    """
+    found: dict[str, list[dict]] = {}
     for row in rows:
         if row["loss"] is not None:
-            found.setdefault(row["variant"], []).append(row["loss"])
-    return {name: sum(losses) / len(losses) for name, losses in found.items()}
+            found.setdefault(row["variant"], []).append(row)
+    means = {name: sum(row["loss"] for row in rows) / len(rows) for name, rows in found.items()}
+    apart = {name: stats.seed_interval([row["loss_diff"] for row in rows]) for name, rows in found.items()}
+    return {name: (means[name], *(means[name] + end - mean for end in ends)) for name, (mean, *ends) in apart.items()}
 
 
 def _low(group) -> float:
@@ -148,6 +158,7 @@ def tradeoffs(rows: list[dict], dense: dict, ceiling_percent: float) -> Figure |
         if row["loss"] is not None
     ]
     pruned = [row for row in rows if row["rate"] is not None]
+    several = len({row["seed"] for row in rows}) > 1
     shown = [cost for cost in COSTS if any(row[cost] is not None for row in pruned)]
     if not shown:
         return None
@@ -160,7 +171,7 @@ def tradeoffs(rows: list[dict], dense: dict, ceiling_percent: float) -> Figure |
             title, label, scale = COSTS[cost]
             modelled = cost == "decode_j_per_token" and any(row["energy_estimated"] for row in pruned)
             axes.set_ylim(lowest - 0.09 * (ceiling - lowest), ceiling + 0.02 * (ceiling - lowest))
-            _costs(axes, pruned, dense, cost, scale, ceiling, None if modelled else style)
+            _costs(axes, pruned, dense, cost, scale, ceiling, None if modelled else style, several)
             for row in verdict.alternatives(rows):
                 if row[cost] is not None:
                     at = row[cost] * scale, min(row["loss"], ceiling)
@@ -177,7 +188,7 @@ def tradeoffs(rows: list[dict], dense: dict, ceiling_percent: float) -> Figure |
         return figure
 
 
-def _costs(axes, pruned: list[dict], dense: dict, cost: str, scale: float, ceiling: float, style) -> None:
+def _costs(axes, pruned: list[dict], dense: dict, cost: str, scale: float, ceiling: float, style, several) -> None:
     if cost == "decode_ratio" and dense.get("decode_smallest_effect") is not None:
         effect = dense["decode_smallest_effect"]
         axes.axvspan(1 - effect, 1 + effect, color=LIGHT["grid"], alpha=0.6, linewidth=0)
@@ -188,7 +199,7 @@ def _costs(axes, pruned: list[dict], dense: dict, cost: str, scale: float, ceili
         own, above = style[row["method"]] if style else grey, row["loss"] > ceiling
         changes = {"marker": "^", "clip_on": False} if above else {}
         x, y = row[cost] * scale, min(row["loss"], ceiling)
-        _point(axes, x, y, own, f"{row['variant']}: {x:.4g}, loss {row['loss']:.4f}", **changes)
+        _point(axes, x, y, own, f"{results.label(row['path'], several)}: {x:.4g}, loss {row['loss']:.4f}", **changes)
         if row.get(f"{cost}_lo") is not None:
             bounds = row[f"{cost}_lo"] * scale, row[f"{cost}_hi"] * scale
             axes.hlines(y, *bounds, color=own["color"], linewidth=0.9, alpha=min(0.6, 20 / len(pruned)))
@@ -197,7 +208,8 @@ def _costs(axes, pruned: list[dict], dense: dict, cost: str, scale: float, ceili
         x, y = [row[cost] * scale for row in best], [row["loss"] for row in best]
         axes.step(x, y, where="post", color=LIGHT["muted"], linewidth=0.9, linestyle=(0, (2, 2)))
         points = [(row[cost] * scale, min(row["loss"], ceiling)) for row in pruned if row[cost] is not None]
-        spot_labels(axes, [(row[cost] * scale, row["loss"], row["variant"]) for row in best], points)
+        names = [(row[cost] * scale, row["loss"], results.label(row["path"], several)) for row in best]
+        spot_labels(axes, names, points)
     own = {"packed_bytes": dense["dense_bytes"], "decode_ratio": 1.0}.get(cost, dense[cost])
     if own is not None:
         axes.plot([own * scale], [dense["loss"]], marker="*", markersize=13, color=LIGHT["ink"], gid="name:dense")

@@ -276,7 +276,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--report", type=Path, default=Path("report"), help="folder of the report (default: report)")
     parser.add_argument("--markdown", action="store_true", help="as Markdown, for a README")
     arguments = parser.parse_args(argv)
-    path = arguments.report / "results.csv"
+    show(arguments.report, arguments.markdown)
+
+
+def show(report: Path, markdown: bool) -> None:
+    """Print the table in the folder `report`. Raises InputError where none is."""
+    path = report / "results.csv"
     try:
         with open(path, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
@@ -284,11 +289,11 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"{path}: no such file; the stage report writes it: dvc repro") from None
     if not rows or "variant" not in rows[0]:
         raise InputError(f"{path}: holds no results; write it again: dvc repro -f -s report")
-    print(table(rows, arguments.markdown))
+    print(table(rows, markdown))
     if any(row.get("energy_estimated") == "True" for row in rows):
         print("\nest.: estimated. No energy counter here, so joules are time x modelled power and rank nothing anew.")
-    if not arguments.markdown:
-        print(f"\nreport: {(arguments.report / 'index.html').resolve()}")
+    if not markdown:
+        print(f"\nreport: {(report / 'index.html').resolve()}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
@@ -18,13 +17,14 @@ import numpy as np
 import torch
 import transformers
 from safetensors.torch import save_file
-from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, set_seed
+from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainingArguments, set_seed
 
 from prunelab.disk.files import read_text, sha256_file, write_json
 from prunelab.errors import InputError
 from prunelab.models import loading, models, packed
 from prunelab.models.tensors import WEIGHTS, stored_dtype, weight_files
 from prunelab.training.characters import character_tokenizer
+from prunelab.training.progress import Progress
 from prunelab.training.taking import check_context, take
 from prunelab.training.tracker import STATE_FILE, WeightHistory, WeightHistoryCallback
 
@@ -78,10 +78,15 @@ def validation_windows(tokens, context: int, limit: int | None) -> list[dict]:
 
 
 class FiniteTrainer(Trainer):
-    """The library's Trainer, stopping at the first loss that is not finite; losses are means over predicted tokens."""
+    """The library's Trainer, stopping at the first loss that is not finite; losses are means over predicted tokens.
 
-    def __init__(self, *arguments, **options):
+    It says how far it is by `progress`: the windows are one epoch for the library, which would print parts of 1.
+    """
+
+    def __init__(self, *arguments, progress: Progress, **options):
         super().__init__(*arguments, **options)
+        self.remove_callback(PrinterCallback)
+        self.progress = progress
         # Left to itself it divides the sum by a count of its own. For classes that are not called `…ForCausalLM`, such
         # as GPT-2's, that counts a window's first token too, which nothing predicts: losses and gradients come out
         # (context - 1) / context of what they are. Nothing is accumulated here, so the model's own mean is right.
@@ -94,6 +99,7 @@ class FiniteTrainer(Trainer):
                 f"training step {self.state.global_step + 1}: the loss is {loss.item()}; nothing was written; "
                 "lower train.learning_rate, raise train.warmup_steps, or set train.precision: fp32"
             )
+        self.progress.step(self.state.global_step + 1, loss.item())
         return loss
 
 
@@ -116,6 +122,7 @@ def run(settings, data: Path, out: Path, seed: int, callbacks=()) -> None:
         work = Path("checkpoints") / _fingerprint(train, seed, data, callbacks)
         trainer, history = _trainer(train, model, tokens, work, seed, callbacks)
         trainer.train(resume_from_checkpoint=_last_checkpoint(work))
+        trainer.progress.close()
         _write_history(history, trainer, out / "history")
         _write_best(trainer, stored, out / "best")
         loading.save(model.to(stored), out)
@@ -225,7 +232,7 @@ def _trainer(train, model, tokens, work: Path, seed: int, callbacks):
         prediction_loss_only=True,
         logging_nan_inf_filter=False,
         report_to="none",
-        disable_tqdm=not sys.stderr.isatty(),
+        disable_tqdm=True,
         dataloader_pin_memory=torch.cuda.is_available(),
         seed=seed,
     )
@@ -240,6 +247,7 @@ def _trainer(train, model, tokens, work: Path, seed: int, callbacks):
         train_dataset=windows,
         eval_dataset=validation_windows(tokens["validation"], train.context, train.validation_windows),
         callbacks=[*callbacks, *stopping, WeightHistoryCallback(history, "steps", steps_per_tick)],
+        progress=Progress(train.epochs * steps_per_epoch, train.batch_size * train.context, steps_per_epoch),
     )
     return trainer, history
 

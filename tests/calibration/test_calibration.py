@@ -82,7 +82,7 @@ def study(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def write(methods, **changes):
-        own = {"methods": methods, "rates": [50], "controls": [], "checkpoint": "last", "allocation": "uniform"}
+        own = {"methods": methods, "rates": [50], "further": [], "checkpoint": "last", "allocation": "uniform"}
         settings = {**base, "calibrate": {**SECTION, **changes}, "prune": {**base["prune"], **own}}
         yaml.dump(settings, tmp_path / "params.yaml")
 

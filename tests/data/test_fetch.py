@@ -32,7 +32,7 @@ def study(folder: Path, **fetch) -> None:
     if fetch.get("model"):
         settings["train"] |= {"start": "fetched", "architecture": None, "config": {}, "tokenizer": "fetched"}
         settings["train"]["epochs"] = 0
-        settings["prune"] |= {"methods": ["magnitude"], "controls": []}
+        settings["prune"] |= {"methods": ["magnitude"], "further": []}
     if "calibration" in fetch:
         settings["calibrate"] = CALIBRATE
     yaml.dump(settings, folder / "params.yaml")

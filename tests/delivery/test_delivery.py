@@ -22,14 +22,14 @@ def study_of(tmp_path, **changes):
     """Synthetic figures of a small study, and real tiny models in the folders of dense and magnitude-20."""
     settings = synthetic.settings(tmp_path, prune={"methods": ["magnitude"], "rates": [20, 50, 80]}, **changes)
     found, models = synthetic.write(tmp_path, settings)
-    dense = models / "dense"
+    dense = models / "s1" / "dense"
     shutil.rmtree(dense)
     tiny.dense_folder(dense, tiny.gpt2())
-    kept = read_json(models / "magnitude-20" / "sparsity.json")
+    kept = read_json(models / "s1" / "magnitude-20" / "sparsity.json")
     pruning.prune(dense, tmp_path / "v", pruning.Plan(variants.parse("magnitude-20"), "uniform", "blocks", "last", 0))
     for path in (tmp_path / "v").iterdir():
         if path.name != "sparsity.json":
-            shutil.copy(path, models / "magnitude-20")
+            shutil.copy(path, models / "s1" / "magnitude-20")
     assert kept["variant"] == "magnitude-20"
     return results.read(settings, found, models)
 
@@ -60,6 +60,15 @@ def test_the_report_s_limit_holds_where_export_has_none_and_a_name_comes_before_
     assert named == delivery.Choice("magnitude-80", "named in export.variant")
 
 
+def test_of_several_seeds_the_first_is_delivered(tmp_path):
+    study = study_of(tmp_path, seeds=["s1", "s2"], export=export("magnitude-20"))
+    facts = delivery.deliver(study, delivery.choose(study), tmp_path / "best", onnx=False)
+    assert facts["variant"] == "magnitude-20"
+    row = next(row for row in study.rows if row["path"] == "s1/magnitude-20")
+    card = (tmp_path / "best" / "README.md").read_text(encoding="utf-8")
+    assert f"| loss, nats a token | {study.dense['loss']:.4f} | {row['loss']:.4f} |" in card
+
+
 def test_a_masked_variant_becomes_a_plain_folder_and_its_card_does_not_promise_speed(tmp_path):
     from transformers import AutoModelForCausalLM
 
@@ -68,7 +77,7 @@ def test_a_masked_variant_becomes_a_plain_folder_and_its_card_does_not_promise_s
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "best").eval()
     ids = torch.arange(12)[None]
     with torch.no_grad():
-        wanted = checkpoint.load(study.models / "magnitude-20")(input_ids=ids).logits
+        wanted = checkpoint.load(study.models / "s1" / "magnitude-20")(input_ids=ids).logits
         assert torch.equal(loaded(input_ids=ids).logits, wanted)
     assert read_json(tmp_path / "best" / "delivery.json") == facts
     card = (tmp_path / "best" / "README.md").read_text(encoding="utf-8")
@@ -88,7 +97,7 @@ def test_a_masked_variant_becomes_a_plain_folder_and_its_card_does_not_promise_s
 
 def test_the_card_of_a_structured_recovered_variant_tells_calibration_and_recovery(tmp_path):
     study = study_of(tmp_path, export=export("magnitude-20"))
-    made = study.files["magnitude-20"]["sparsity"]
+    made = study.files["s1/magnitude-20"]["sparsity"]
     made["calibration"] = {"hash": "cd" * 32, "samples": 8, "length_tokens": 64}
     made["structure"] = {"kind": "depth", "config_changes": {"n_layer": 3}, "logits_from_masked": 2e-7}
     made["recovery"] = {"tokens": 5000, "source": "teacher", "parameters": "full", "learning_rate": 1e-3,
@@ -105,7 +114,6 @@ def test_the_card_of_a_structured_recovered_variant_tells_calibration_and_recove
 FETCHED = {
     "fetch": {"model": {"kind": "path", "name": "mine/llama", "licence": "Apache-2.0"}},
     "train": {"start": "fetched", "tokenizer": "fetched", "epochs": 0, "config": {}},
-    "structure": {"floor": []},
 }
 MANIFEST = {
     "model": "llama",
@@ -124,7 +132,7 @@ def fetched_study(tmp_path, manifest=MANIFEST, **train):
     source = study.settings.fetch.text.model_copy(update=changes["fetch"]["model"])
     study.settings.fetch.__dict__["model"] = source
     if manifest:
-        write_json(study.models / "dense" / "manifest.json", manifest)
+        write_json(study.models / "s1" / "dense" / "manifest.json", manifest)
     return study
 
 
@@ -134,7 +142,7 @@ def test_the_card_of_a_fetched_model_names_it_its_licence_and_its_architecture(t
         "dense model: llama, fetched: mine/llama; architecture gpt2",  # config.json's own, not train.architecture
         f"weights: licence Apache-2.0, sha256 `{'12' * 32}`",
     ]
-    (study.models / "dense" / "LICENSE").write_text("Do as you like.")
+    (study.models / "s1" / "dense" / "LICENSE").write_text("Do as you like.")
     delivery.deliver(study, delivery.choose(study), tmp_path / "best", onnx=False)
     card = (tmp_path / "best" / "README.md").read_text(encoding="utf-8")
     front, _, rest = card.removeprefix("---\n").partition("\n---\n")

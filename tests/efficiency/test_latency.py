@@ -96,14 +96,128 @@ def test_blocks_alternate_in_an_order_drawn_by_the_seed(monkeypatch):
     assert order(0) == order(0) != order(1)
 
 
-def test_the_budget_has_parts_and_weights_move_before_each(model, monkeypatch):
-    ticks, moved = itertools.count(), []
-    monkeypatch.setattr(latency, "time", SimpleNamespace(perf_counter=lambda: next(ticks) / 10))
-    monkeypatch.setattr(latency, "serve", lambda model, ids, tokens: latency.Pass(3.0, 1.0, 5.0, 0.0))
-    monkeypatch.setattr(latency, "move", lambda models, generator: moved.append(len(moved)))
-    rows = latency.interleave({"variant": "v", "dense": "d"}, None, WORK, 20.0, seed=0)
+class Machine:
+    """A machine on which passes take no time but its own clock's, `step_ms(arm)` a step of a pass of ten."""
+
+    def __init__(self, monkeypatch, step_ms, moved=lambda: None):
+        self.now, self.parts, self.step_ms, self.dropped = 0.0, 0, step_ms, lambda: False
+        self.moved = moved
+        monkeypatch.setattr(latency, "time", SimpleNamespace(perf_counter=lambda: self.now))
+        monkeypatch.setattr(latency, "gc", SimpleNamespace(collect=int, disable=int, enable=int))  # a second each
+        monkeypatch.setattr(latency, "serve", self.serve)
+        monkeypatch.setattr(latency, "move", self.move)
+        quiet = {"waited_s": 0.0, "steal_s": 0.0, "others_s": 0.0, "switches": 0, "block_s": 0.0}
+        monkeypatch.setattr(latency.disturbance, "counters", dict)
+        monkeypatch.setattr(latency.disturbance, "since", lambda before: dict(quiet))
+        monkeypatch.setattr(latency.disturbance, "disturbed", lambda taken_off_s, **counted: self.dropped())
+
+    def serve(self, model, ids, output_tokens):
+        if output_tokens == 2:  # to fill the caches
+            return None
+        ms = self.step_ms(model)
+        self.now += 10 * ms / 1e3
+        return latency.Pass(3 * ms, ms, 7 * ms, 0.0)
+
+    def move(self, models, generator):
+        self.parts += 1
+        self.moved()
+
+    def interleave(self, seconds, within=None, seed=0):
+        return latency.interleave({"variant": "variant", "dense": "dense"}, None, WORK, seconds, seed, within)
+
+
+def test_weights_move_before_each_part_of_four_blocks(monkeypatch):
+    machine = Machine(monkeypatch, lambda arm: 2.5)  # a block lasts 0.1 s
+    rows = machine.interleave(6.0)
     parts = [row["part"] for row in rows]
-    assert moved == sorted(set(parts)) == list(range(latency.PARTS)) and parts == sorted(parts)
+    assert [parts.count(part) for part in range(15)] == [4 * latency.PART_BLOCKS] * 15
+    assert parts == sorted(parts) and machine.parts == 15
+
+
+def test_there_are_ten_parts_also_where_a_tenth_of_the_budget_holds_fewer_than_four_blocks(monkeypatch):
+    rows = Machine(monkeypatch, lambda arm: 2.5).interleave(1.95)
+    assert [row["part"] for row in rows[0::4]] == [part for part in range(10) for _ in range(2)]
+
+
+@pytest.mark.parametrize("ratio", [0.5, 1.0, 1.02, 1.3])
+def test_timing_ends_with_the_tenth_part_when_its_interval_is_narrow_whatever_its_value(monkeypatch, ratio):
+    generator = np.random.default_rng(1)
+    step_ms = {"variant": 2.5 * ratio, "dense": 2.5}
+    machine = Machine(monkeypatch, lambda arm: step_ms[arm] * generator.normal(1, 0.01))
+    figures = latency.summary(machine.interleave(60.0, within=0.03), seed=0)
+    assert machine.parts == 10 and figures["blocks"] == 40 and latency.width(figures) < 0.03
+    assert figures["decode_ratio_lo"] < ratio < figures["decode_ratio_hi"]
+
+
+def test_without_a_limit_of_width_all_of_the_time_is_taken(monkeypatch):
+    machine = Machine(monkeypatch, lambda arm: 2.5)
+    machine.interleave(60.0)
+    assert machine.now == pytest.approx(60.0, abs=0.2)
+
+
+def test_a_wide_interval_is_looked_at_again_after_a_quarter_more_parts_each_time(monkeypatch):
+    looked = []
+    monkeypatch.setattr(latency, "width", lambda figures: looked.append(figures["blocks"] // 4) or 1.0)
+    machine = Machine(monkeypatch, lambda arm: 2.5)
+    machine.interleave(16.1, within=0.03)
+    assert looked == [10, 13, 17, 22, 28, 35]
+    assert machine.now == pytest.approx(16.1, abs=0.1)  # and no longer than it may
+
+
+def test_parts_without_an_undisturbed_block_do_not_count_towards_the_first_look(monkeypatch):
+    machine = Machine(monkeypatch, lambda arm: 2.5)
+    machine.dropped = lambda: machine.parts <= 3
+    rows = machine.interleave(60.0, within=0.03)
+    assert machine.parts == 13 and latency.summary(rows, seed=0)["dropped_blocks"] == 12
+
+
+def heavy_tails(generator):
+    """Student's t with three degrees of freedom, in the scale of a normal one."""
+    return generator.standard_t(3) / 3**0.5
+
+
+def drift(generator):
+    """Steps of a speed that wanders for both models, on top of what is each pass's own."""
+    speed = [0.0]
+
+    def draw(_):
+        speed[0] += generator.normal(0, 0.5)
+        return generator.normal() + speed[0]
+
+    return draw
+
+
+@pytest.mark.parametrize(
+    ("noise", "pass_sd"),
+    [
+        (lambda generator: lambda g: g.normal(), 0.02),
+        (lambda generator: heavy_tails, 0.05),
+        (drift, 0.04),
+    ],
+    ids=["normal", "heavy tails", "drift"],
+)
+def test_the_interval_of_equal_models_holds_one_92_times_of_100_when_its_width_ends_the_timing(
+    monkeypatch, noise, pass_sd
+):
+    """Both arms lie in places of their own for the length of a part, worth 2 % each: 10 to 35 parts are needed."""
+    paired = latency.stats.paired_ratio
+    monkeypatch.setattr(latency.stats, "paired_ratio", lambda a, b, draws, **named: paired(a, b, 300, **named))
+    generator = np.random.default_rng(3)
+    places: dict = {}
+    runs, held, early, parts = 300, 0, 0, []
+    for run in range(runs):
+        draw = noise(generator)
+        machine = Machine(
+            monkeypatch,
+            lambda arm, draw=draw: 2.5 * np.exp(places[arm] + pass_sd * draw(generator)),
+            lambda: places.update(variant=generator.normal(0, 0.02), dense=generator.normal(0, 0.02)),
+        )
+        figures = latency.summary(machine.interleave(16.0, within=0.03, seed=run), seed=run)
+        held += figures["decode_ratio_lo"] <= 1 <= figures["decode_ratio_hi"]
+        early += machine.now < 15.0
+        parts.append(machine.parts)
+    assert held >= 0.92 * runs
+    assert early > 0.7 * runs and np.quantile(parts, 0.9) > 20  # it was width that ended them, and not at once
 
 
 def test_moved_weights_lie_elsewhere_and_compute_the_same(tmp_path):
@@ -172,32 +286,6 @@ def test_when_nearly_all_blocks_are_disturbed_all_count_and_the_session_is_not_q
     readings = np.full((5, 2), 2.0)
     figures = latency.summary(rows_of(readings, readings, dropped=(0, 1, 2)), seed=0)
     assert (figures["blocks"], figures["dropped_blocks"], figures["quiet"]) == (5, 0, False)
-
-
-@pytest.mark.parametrize(
-    ("taken_off_s", "waited_s", "steal_s", "switches", "block_s", "dropped"),
-    [
-        (0.0, 0.0, 0.0, 99, 0.1, False),  # switches count only where the waiting is unknown
-        (0.019, 0.019, 0.0, 0, 0.1, False),
-        (0.021, 0.021, 0.0, 0, 0.1, True),
-        (0.010, 0.0119, 0.0, 0, 0.1, False),
-        (0.010, 0.0121, 0.0, 0, 0.1, True),  # a helper thread waited
-        (0.0, None, 0.0, 4, 0.01, False),  # housekeeping of the kernel
-        (0.0, None, 0.0, 5, 0.1, True),
-        (0.0, None, 0.0, 30, 1.0, False),
-        (0.0, None, None, 41, 1.0, True),
-        (0.0, 0.0, 0.01, 0, 0.05, False),  # one tick of that clock
-        (0.0, 0.0, 0.02, 0, 0.1, True),
-        (0.0, 0.0, 0.03, 0, 1.0, False),
-        (0.0, 0.0, 0.05, 0, 1.0, True),
-        (0.0, 0.0, None, 0, 1.0, False),
-    ],
-)
-def test_the_rule_for_disturbed_blocks_is_the_documented_one(
-    monkeypatch, taken_off_s, waited_s, steal_s, switches, block_s, dropped
-):
-    monkeypatch.setattr(latency.device, "usable_cores", lambda: 2)
-    assert latency.disturbed(taken_off_s, waited_s, steal_s, switches, block_s) is dropped
 
 
 def test_waiting_for_a_core_is_taken_off_and_a_variants_own_sleep_is_not(model, monkeypatch):

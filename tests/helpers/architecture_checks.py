@@ -15,6 +15,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, set_se
 from prunelab.calibration.calibration import Calibration
 from prunelab.disk.files import read_json
 from prunelab.efficiency import memory
+from prunelab.making import steps
+from prunelab.making.given import Given
 from prunelab.models import checkpoint, int8, onnx
 from prunelab.pruning import pruning, streaming
 from prunelab.recipes import variants
@@ -173,14 +175,12 @@ def calibrate(case: Case, methods: list[str]) -> Calibration:
 
 def averaged(case: Case) -> None:
     """The control dense-average and average-magnitude-50: every parameter is Σ e·w(e) / Σ e over the ticks e."""
-    from prunelab.quality import controls
-
     weights = torch.arange(1, len(case.ticks) + 1).double()
     mean = {
         name: (torch.stack([tick[name].double() for tick in case.ticks], -1) @ (weights / weights.sum())).float()
         for name in case.ticks[0]
     }
-    clone = parameters(controls.put(checkpoint.load(case.dense), case.dense, "average"))
+    clone = parameters(_control(case, "dense-average"))
     _pruned(case, "average-magnitude-50")
     pruned = parameters(checkpoint.load("models/average-magnitude-50"))
     expected = halved(mean, case.full, ranked=parameters(case.full))
@@ -192,14 +192,19 @@ def averaged(case: Case) -> None:
     same(zeros, {name: expected[name] == 0 for name in zeros}, "average-magnitude-50")
 
 
+def _control(case: Case, identifier: str):
+    """The model of a control, from the plain folder that is written of it."""
+    given = Given(case.settings, "s1", case.dense)
+    steps.unpruned(given, variants.parse(identifier), Path("models") / identifier)
+    return checkpoint.load(Path("models") / identifier)
+
+
 def best(case: Case) -> None:
     """The control dense-best, and masks and depth of `prune.checkpoint: best`: the weights at the best evaluation."""
-    from prunelab.quality import controls
-
     losses = [loss for loss, _ in case.evaluations]
     wanted = case.evaluations[losses.index(min(losses))][1]
     assert not all(torch.equal(wanted[n], p) for n, p in parameters(case.full).items()), "best is last: shows nothing"
-    same(parameters(controls.put(checkpoint.load(case.dense), case.dense, "best")), wanted, "dense-best")
+    same(parameters(_control(case, "dense-best")), wanted, "dense-best")
     _pruned(case, "magnitude-50", which="best")
     same(parameters(checkpoint.load("models/magnitude-50")), halved(wanted, case.full), "magnitude-50 of best")
     record = _removed(case, "depth-random-50", which="best")

@@ -235,7 +235,7 @@ def _settings(**changes):
     }  # fmt: skip
     raw["train"]["tracker"] |= {"tick": "steps", "every": 2}
     raw["train"] |= changes
-    raw["prune"] |= {"methods": ["magnitude"], "controls": []}
+    raw["prune"] |= {"methods": ["magnitude"], "further": []}
     raw["calibrate"] = {
         "samples": 6, "length": 3 * zoo.WINDOW, "seed": 1, "propagate": "dense", "batch_tokens": 72,
         "precision": "fp32", "hidden_states": "memory", "owl_outlier_multiple": 5.0, "owl_span": 0.08,

@@ -3,6 +3,7 @@
 import contextlib
 import http.server
 import json
+import socket
 import threading
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -61,3 +62,10 @@ def hub(name: str, contents: dict[str, bytes], licence: str):
         return 200, {"Content-Type": "application/json"}, json.dumps(info).encode()
 
     return answer
+
+
+def closed_port() -> int:
+    """A port of this machine at which nothing answers."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

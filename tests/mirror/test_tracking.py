@@ -4,7 +4,6 @@ import json
 import math
 import os
 import shutil
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -13,58 +12,16 @@ from pathlib import Path
 import pytest
 
 from prunelab.errors import InputError
-from prunelab.mirror import entries, tracking
+from prunelab.mirror import entries, stamp, tracking
 from prunelab.study import params
-from tests.helpers import loopback
+from tests.helpers import finished, loopback
 
 ROOT = Path(__file__).parents[2]
 
 
-def write_study(folder: Path) -> None:
-    """A finished study of dense, one control and two variants, as its stages would have left it."""
-    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
-    raw = _yaml().load(text)
-    raw["prune"] |= {"methods": ["random", "magnitude"], "rates": [50], "controls": ["average"]}
-    raw["runtimes"]["rows"] = []
-    with open(folder / "params.yaml", "w", encoding="utf-8") as file:
-        _yaml().dump(raw, file)
-    (folder / "report").mkdir()
-    rows = [  # variant, rate, zeros, loss, decode_ms_per_token, device; a control is not measured
-        ("dense", "", 0.0, 1.5, 2.0, "d1"),
-        ("dense-average", "", 0.0, 1.4, "", ""),
-        ("random-50", 50, 0.5, 3.0, 2.1, "d1"),
-        ("magnitude-50", 50, 0.5, 1.7, 2.0, "d1"),
-    ]
-    columns = "variant,method,rate,seed,dense,sparsity_pruned,loss,decode_ms_per_token,device"
-    lines = [f"{row[0]},{row[0].removesuffix('-50')},{row[1]},1337,dense,{','.join(map(str, row[2:]))}" for row in rows]
-    (folder / "report" / "results.csv").write_text("\n".join([columns, *lines]) + "\n", encoding="utf-8")
-    (folder / "report" / "metrics.json").write_text(json.dumps({"dense": {"loss": 1.5}, "note": "x", "ok": True}))
-    (folder / "report" / "index.html").write_text("<h1>report</h1>")
-    history = folder / "models" / "dense" / "history"
-    history.mkdir(parents=True)
-    (history / "curve.csv").write_text("step,epoch,train_loss,validation_loss\n100,1,2.5,2.4\n200,2,2.0,\n")
-    lock = {
-        "schema": "2.0",
-        "stages": {
-            "train": {"cmd": "x", "outs": [{"path": "models/dense", "md5": "aa.dir"}]},
-            "reference": {"cmd": "x", "outs": [{"path": "results/dense-average/quality.json", "md5": "bb"}]},
-            "prune@random-50": {"cmd": "x", "outs": [{"path": "models/random-50", "md5": "cc.dir"}]},
-            "quality@random-50": {"cmd": "x", "outs": [{"path": "results/random-50/quality.json", "md5": "dd"}]},
-        },
-    }
-    with open(folder / "dvc.lock", "w", encoding="utf-8") as file:
-        _yaml().dump(lock, file)
-
-
-def _yaml():
-    from ruamel.yaml import YAML
-
-    return YAML(typ="safe", pure=True)
-
-
 @pytest.fixture
 def study(tmp_path, monkeypatch):
-    write_study(tmp_path)
+    finished.write(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return tmp_path
@@ -84,10 +41,10 @@ def test_the_model_to_deploy_is_the_study_s_logged_model_and_names_what_dvc_keep
     best.mkdir()
     (best / "delivery.json").write_text(json.dumps({"variant": "magnitude-50", "why": "named in export.variant"}))
     (best / "README.md").write_text("# card")
-    lock = _yaml().load(study / "dvc.lock")
+    lock = finished.yaml().load(study / "dvc.lock")
     lock["stages"]["export"] = {"cmd": "x", "outs": [{"path": "models/best", "md5": "ee.dir"}]}
     with open(study / "dvc.lock", "w", encoding="utf-8") as file:
-        _yaml().dump(lock, file)
+        finished.yaml().dump(lock, file)
     entry = made()["default"]
     assert entry.model["variant"] == "magnitude-50" and entry.model["dvc.md5"] == "ee.dir"
     assert entry.model["dvc.get"] == "dvc pull models/best"
@@ -118,14 +75,30 @@ def test_the_rate_is_a_metric_and_zero_only_where_nothing_was_pruned(study):
 
 def test_a_run_names_the_stages_and_hashes_of_its_files_and_its_model_those_of_the_weights(study):
     entry = made()["random-50"]
-    assert entry.tags["dvc.stage"] == "prune@random-50 quality@random-50"
-    assert entry.tags["dvc.md5.results/random-50/quality.json"] == "dd"
-    assert (entry.model["dvc.path"], entry.model["dvc.md5"]) == ("models/random-50", "cc.dir")
+    assert entry.tags["dvc.stage"] == "prune@random-50-s1 quality@random-50-s1"
+    assert entry.tags["dvc.md5.results/s1/random-50/quality.json"] == "dd"
+    assert (entry.model["dvc.path"], entry.model["dvc.md5"]) == ("models/s1/random-50", "cc.dir")
     assert entry.tags["device"] == "d1"
 
 
-def test_a_control_points_at_the_folder_of_its_dense_model(study):
-    assert made()["dense-average"].model["dvc.md5"] == "aa.dir"
+def test_a_control_points_at_its_own_folder(study):
+    assert made()["dense-average"].model["dvc.md5"] == "ff.dir"
+    assert made()["dense-average"].model["dvc.get"] == "dvc pull models/s1/dense-average"
+
+
+def test_with_several_seeds_a_run_s_name_says_its_seed_and_its_files_are_those_of_the_seed(tmp_path, monkeypatch):
+    finished.write(tmp_path, seeds=("s1", "s2"))
+    monkeypatch.chdir(tmp_path)
+    runs = made()
+    names = ["dense", "dense-average", "random-50", "magnitude-50"]
+    assert list(runs) == [*(f"{name} s1" for name in names), *(f"{name} s2" for name in names), "default"]
+    entry = runs["random-50 s2"]
+    assert (entry.params["variant"], entry.params["seed"], entry.params["path"]) == ("random-50", "2", "s2/random-50")
+    assert entry.metrics["loss"] == 3.1 and runs["random-50 s1"].metrics["loss"] == 3.0
+    assert entry.model["dvc.path"] == "models/s2/random-50"
+    assert entry.tags["dvc.stage"] == "prune@random-50-s2 quality@random-50-s2"
+    assert runs["dense s2"].curve == runs["dense s1"].curve != []
+    assert len({one.content() for one in runs.values()}) == len(runs)
 
 
 def test_the_training_curve_belongs_to_the_dense_model_and_leaves_gaps_out(study):
@@ -145,13 +118,13 @@ def test_the_study_holds_every_setting_and_the_numbers_of_metrics_json_but_no_fl
 def test_a_variant_that_the_table_lacks_is_named(study):
     table = study / "report" / "results.csv"
     table.write_text("".join(line for line in table.open() if not line.startswith("magnitude-50")))
-    with pytest.raises(InputError, match=r"no row for magnitude-50"):
+    with pytest.raises(InputError, match=r"no row for s1/magnitude-50"):
         made()
 
 
 def test_a_row_left_from_a_struck_out_rate_becomes_no_run(study):
     table = study / "report" / "results.csv"
-    table.write_text(table.read_text() + "random-90,random,90,1337,dense,0.9,9.0,2.0,d1\n")
+    table.write_text(table.read_text() + "random-90,random,90,1337,s1/random-90,s1/dense,0.9,9.0,2.0,d1\n")
     assert "random-90" not in made()
 
 
@@ -176,14 +149,8 @@ def test_the_link_compares_the_runs_at_once_and_shows_the_list_when_they_are_too
     assert tracking.compare_link("sqlite:///x", "7", ["a"] * 51) == "http://127.0.0.1:5000/#/experiments/7/runs"
 
 
-def closed_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def test_a_server_that_is_down_fails_the_command_with_one_line_but_not_a_study(study, monkeypatch, capsys):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{closed_port()}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{loopback.closed_port()}")
     with pytest.raises(tracking.Unreachable, match="does not answer.*python -m prunelab.mirror.tracking"):
         tracking.main([])
     tracking.main(["--if-reachable"])
@@ -220,13 +187,6 @@ def test_a_misspelt_address_fails_the_command_but_not_a_study(study, monkeypatch
         tracking.main([])
 
 
-def test_a_stamp_that_was_cut_short_only_costs_time(study):
-    (study / "mlflow.db").touch()
-    tracking.STAMP.parent.mkdir()
-    tracking.STAMP.write_text('{"key": "k", ru')
-    assert tracking._still_there("sqlite:///mlflow.db", "k") is None
-
-
 def run_mirror(folder: Path, **environment: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "prunelab.mirror.tracking"], cwd=folder, capture_output=True, text=True,
@@ -253,7 +213,7 @@ def test_mirroring_again_adds_nothing_and_a_wiped_store_is_built_anew(study):
     assert math.isnan(stored["dense-average"].data.metrics["decode_ms_per_token"])
 
     assert "holds these results already" in run_mirror(study)
-    (study / tracking.STAMP).unlink()
+    (study / stamp.PATH).unlink()
     assert "0 new runs, 5 there already" in run_mirror(study)
     assert len(runs(study)) == 5
 
@@ -266,7 +226,7 @@ def test_mirroring_again_adds_nothing_and_a_wiped_store_is_built_anew(study):
 def test_any_name_of_the_folder_and_variables_of_somebodys_training_run_make_no_difference(tmp_path, monkeypatch):
     folder = tmp_path / "my study (2) #1? 50%41 é"
     folder.mkdir()
-    write_study(folder)
+    finished.write(folder)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     leaks = {"MLFLOW_ACTIVE_MODEL_ID": "m-1", "MLFLOW_RUN_ID": "r", "MLFLOW_EXPERIMENT_ID": "77"}
     leaks |= {"MLFLOW_REGISTRY_URI": "htp://x", "MLFLOW_ENABLE_ASYNC_LOGGING": "true"}
@@ -287,7 +247,7 @@ def test_a_store_of_another_version_is_told_with_the_way_to_upgrade_it_and_fails
     with sqlite3.connect(study / "mlflow.db") as connection:
         connection.execute("UPDATE alembic_version SET version_num = 'acf3f17fdcc7'")
     connection.close()
-    tracking.STAMP.unlink()
+    stamp.PATH.unlink()
     tracking.main(["--if-reachable"])
     (line,) = capsys.readouterr().out.splitlines()
     assert "another version of MLflow (found acf3f17fdcc7, expected" in line

@@ -30,7 +30,7 @@ for out in map(Path, outs):
 """
 
 
-PROBES = {"device", "inputs"}  # run always
+PROBES = {"device", "inputs", "mirror"}  # run always
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +42,13 @@ def graph(tmp_path_factory):
     for name, stage in pipeline["stages"].items():
         body = stage.get("do", stage)
         item = "@${item}" if "foreach" in stage else "@${key}" if "matrix" in stage else ""
-        outs = [next(iter(out)) if isinstance(out, dict) else out for out in body["outs"]]
+        outs = [next(iter(out)) if isinstance(out, dict) else out for out in body.get("outs", [])]
         body["cmd"] = f"{sys.executable} record.py {name}{item} {' '.join(outs)}"
     with open(root / "dvc.yaml", "w") as file:
         yaml.dump({"stages": pipeline["stages"]}, file)
     settings = studies.raw("smoke")
-    settings["prune"] |= {"methods": ["random", "magnitude"], "rates": [50]}
-    settings["replicas"] = ["s2"]
+    settings["prune"] |= {"methods": ["random", "magnitude"], "rates": [50], "further": ["dense-average", "depth-50"]}
+    settings["seeds"] = ["s1", "s2"]
     with open(root / "params.yaml", "w") as file:
         yaml.dump(settings, file)
     for code in ("prunelab", "stages"):
@@ -76,17 +76,16 @@ def run_on(root, machine) -> set[str]:
 
 
 def readings(root):
-    return {path.parent.name: path.read_text() for path in sorted(root.glob("results/*/efficiency.json"))}
+    return {path.parent: path.read_text() for path in sorted(root.glob("results/*/*/efficiency.json"))}
 
 
 @pytest.mark.slow
 def test_another_machine_measures_again_and_the_first_one_gets_its_own_numbers_back(graph):
     executed = set((graph / "log.txt").read_text().splitlines())
     measuring = {name for name in executed if name.startswith("efficiency")}
-    # both seeds, the dense models and their variants
-    assert (
-        len(measuring) == 2 * (1 + 2) and "train" in executed and any(name.startswith("quality") for name in executed)
-    )
+    # of both seeds: the dense model, the masks of efficiency.methods, and the two of prune.further
+    assert len(measuring) == 2 * (1 + 1 + 2)
+    assert {"train@s1", "train@s2", "prune@random-50-s2", "quality@random-50-s1", "further@depth-50-s2"} < executed
     on_a = readings(graph)
     assert len(on_a) == len(measuring)
 

@@ -66,7 +66,7 @@ def settings(folder) -> None:
     study["quality"]["samples"]["prompts"] = []
     study["efficiency"] |= {"seconds": 0.05, "prompt_tokens": [8], "output_tokens": 3}
     study["energy"] |= {"seconds": 0.05, "window_seconds": 0.01, "idle_seconds": 0.01}
-    study["runtimes"]["rows"] = []
+    study["prune"]["further"] = []
     study["export"]["onnx"] = False
     yaml.dump(study, folder / "params.yaml")
 
@@ -87,16 +87,17 @@ def study(tmp_path_factory):
     try:
         run(device, "--out results/device.json")
         run(fetch, "--out data/fetched")
-        run(train, "--data data/fetched --out models/dense")
-        run(reference, "--dense models/dense --data data/fetched --out results")
-        run(calibrate, "--dense models/dense --data data/fetched --out models/calibration")
+        run(train, "--data data/fetched --out models/s1/dense")
+        run(reference, "--dense models/s1/dense --data data/fetched --out results/s1/dense")
+        run(calibrate, "--dense models/s1/dense --data data/fetched --out models/s1/calibration")
         ids = ("magnitude-50", "wanda-50", "sparsegpt-50")
         for name in ids:
-            run(prune, f"{name} --dense models/dense --calibration models/calibration --out models/{name}")
-            run(quality, f"{name} --model models/{name} --reference results/dense --out results/{name}")
-        for name in ("dense", *ids):
-            session = "" if name == "dense" else "--session results/dense/efficiency.json"
-            common = f"--model models/{name} --dense models/dense --device results/device.json --out results/{name}"
+            run(prune, f"{name} --dense models/s1/dense --calibration models/s1/calibration --out models/s1/{name}")
+            run(quality, f"{name} --model models/s1/{name} --reference results/s1/dense --out results/s1/{name}")
+        for name in ("dense", "magnitude-50"):  # the other masks do the same work
+            session = "" if name == "dense" else "--session results/s1/dense/efficiency.json"
+            common = f"--model models/s1/{name} --dense models/s1/dense --device results/device.json"
+            common += f" --out results/s1/{name}"
             run(efficiency, name, common, session)
         run(export, "--results results --models models --out models/best")
         run(report, "--results results --models models --out report")
@@ -116,18 +117,18 @@ def test_the_reproduction_table_stands_beside_the_published_figures(study):
 
 @pytest.mark.slow
 def test_every_figure_tells_the_calibration_it_was_made_with(study):
-    drawn = json.loads((study / "models" / "calibration" / "calibration.json").read_text())
+    drawn = json.loads((study / "models" / "s1" / "calibration" / "calibration.json").read_text())
     assert drawn["source"] == "calibration" and drawn["propagate"] == "pruned" and drawn["samples"] == 6
     for name in ("wanda-50", "sparsegpt-50"):
-        record = json.loads((study / "models" / name / "sparsity.json").read_text())
+        record = json.loads((study / "models" / "s1" / name / "sparsity.json").read_text())
         assert record["calibration"]["hash"] == drawn["hash"]
         assert record["sparsity_pruned"] == pytest.approx(0.5, abs=1e-3)
-    assert json.loads((study / "models" / "magnitude-50" / "sparsity.json").read_text())["calibration"] is None
+    assert json.loads((study / "models" / "s1" / "magnitude-50" / "sparsity.json").read_text())["calibration"] is None
 
 
 @pytest.mark.slow
 def test_the_model_stays_in_the_precision_it_was_published_in(study):
     from prunelab.models import checkpoint
 
-    assert checkpoint.load(study / "models" / "sparsegpt-50").dtype == torch.float16
+    assert checkpoint.load(study / "models" / "s1" / "sparsegpt-50").dtype == torch.float16
     assert checkpoint.load(study / "models" / "best").dtype == torch.float16

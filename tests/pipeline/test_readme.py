@@ -1,12 +1,15 @@
 """What the README tells a user to type exists and works."""
 
+import itertools
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from flows import graph
 from tests.helpers import workspace
 
 README = (workspace.ROOT / "README.md").read_text(encoding="utf-8")
@@ -30,9 +33,46 @@ def test_every_file_and_module_it_names_is_there():
         assert (workspace.ROOT / Path(*module.split("."))).with_suffix(".py").exists(), module
 
 
-def test_the_environment_is_activated_before_the_first_line_that_needs_it():
-    typed = [README.index(f"`{command}") for command in ("dvc repro", "python -m flows.study", "dvc push")]
-    assert README.index(". .venv/bin/activate") < min(typed)
+def test_the_environment_is_activated_before_the_first_line_that_needs_it(tmp_path):
+    """Its lines, typed in a fresh shell whose PATH knows nothing of the environment, in a clone that has one."""
+    block = re.search(r"```\n(\. \.venv/bin/activate\n.*?)```", README, re.DOTALL)
+    typed = [
+        README.index(f"`{command}") for command in ("dvc repro", "prunelab try", "python -m flows.study", "dvc push")
+    ]
+    assert block.start() < min(typed)
+    (tmp_path / ".venv").symlink_to(Path(sys.executable).parent.parent)
+    done = subprocess.run(
+        ["bash", "--noprofile", "--norc", "-ec", block[1]],
+        cwd=tmp_path, env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Usage: prunelab" in done.stdout and "mlflow, version" in done.stdout
+
+
+def kinds_drawn() -> set[tuple[str, str]]:
+    """The arrows of the README's picture of the graph."""
+    arrows = set()
+    for line in re.search(r"```mermaid\ngraph LR\n(.*?)```", README, re.DOTALL)[1].splitlines():
+        groups = [[name.strip() for name in group.split("&")] for group in line.split("-->")]
+        for before, after in itertools.pairwise(groups):
+            arrows |= set(itertools.product(before, after))
+    return arrows
+
+
+def reachable(arrows: set[tuple[str, str]]) -> set[tuple[str, str]]:
+    """What lies before what, at any distance."""
+    found = set(arrows)
+    while more := {(a, d) for a, b in found for c, d in found if b == c} - found:
+        found |= more
+    return found
+
+
+def test_its_picture_of_the_graph_is_the_graph(tmp_path):
+    folder = workspace.make(tmp_path / "clone", "structured")  # a study that has every kind of stage
+    needs = graph.read(str(folder)).needs
+    kind = {name: name.partition("@")[0] for name in needs}
+    real = {(kind[before], kind[name]) for name, others in needs.items() for before in others}
+    assert reachable(kinds_drawn()) == reachable(real)
 
 
 @pytest.mark.parametrize("name", ["my study (2)", "a 'b' & #1 50%"])

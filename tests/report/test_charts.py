@@ -73,8 +73,8 @@ def test_patterns_and_prune_rates_are_lines_of_their_own(tmp_path):
     assert list(charts.series(verdict.groups(study(tmp_path / "b", prune=by_sigma)))) == ["magnitude", "magnitude σ"]
 
 
-def test_replicas_and_unknown_losses_are_drawn_or_left_out(tmp_path):
-    made = study(tmp_path, replicas=["s2", "s3"], prune=synthetic.TWO_METHODS)
+def test_seeds_and_unknown_losses_are_drawn_or_left_out(tmp_path):
+    made = study(tmp_path, seeds=["s1", "s2", "s3"], prune=synthetic.TWO_METHODS)
     for row in made.rows:
         if row["variant"] == "systematic-80":
             row["loss"] = row["loss_diff"] = None  # a variant whose loss is beyond all numbers
@@ -105,7 +105,7 @@ def test_trajectories_tell_the_share_of_each_kind(tmp_path):
     import pandas
 
     made = study(tmp_path, prune=synthetic.TWO_METHODS)
-    paths = evolution.paths(pandas.read_parquet(made.models / "dense" / "history" / "trajectories.parquet"))
+    paths = evolution.paths(pandas.read_parquet(made.models / "s1" / "dense" / "history" / "trajectories.parquet"))
     svg = drawing.inline(charts.trajectories(paths), "label")
     shares = re.findall(r">(grow|stay flat|shrink|diverge): (\d+) %<", svg)
     assert [kind for kind, _ in shares] == list(evolution.KINDS)

@@ -69,7 +69,7 @@ def test_history_that_hurts_is_said_so(tmp_path, monkeypatch):
 
 
 def test_over_seeds_the_scope_is_the_seeds(tmp_path):
-    _, (history, *_) = told(tmp_path, replicas=["s2", "s3"])
+    _, (history, *_) = told(tmp_path, seeds=["s1", "s2", "s3"])
     assert "Intervals over 3 training seeds." in history.answer
 
 
@@ -77,13 +77,13 @@ def test_sparsegpt_is_held_against_wanda_over_calibration_seeds_where_the_model_
     monkeypatch.setattr(synthetic, "COST", {"wanda": 1.0, "sparsegpt": 0.6})
     fetched = {"start": "fetched", "epochs": 0, "tokenizer": "fetched", "architecture": None, "config": {}}
     model = {"kind": "path", "name": "somewhere"}
-    methods = {"methods": ["wanda", "sparsegpt"], "rates": [50, "2of4"], "controls": []}
+    methods = {"methods": ["wanda", "sparsegpt"], "rates": [50, "2of4"], "further": []}
     settings = synthetic.settings(
         tmp_path,
         prune=methods,
         train=fetched,
         fetch={"model": model},
-        replicas=["s2", "s3"],
+        seeds=["s1", "s2", "s3"],
         calibrate={
             "samples": 8, "length": 64, "seed": 0, "propagate": "dense", "batch_tokens": 512, "precision": "fp32",
             "hidden_states": "memory", "owl_outlier_multiple": 5, "owl_span": 0.08,

@@ -8,14 +8,14 @@ OPT = {
         "text": {"kind": "hub", "name": "Salesforce/wikitext", "files": "wikitext-2-raw-v1/*.parquet"},
         "model": {"kind": "hub", "name": "facebook/opt-125m"},
     },
-    "prune": {"methods": ["magnitude"], "rates": [50, "2of4"], "controls": []},
+    "prune": {"methods": ["magnitude"], "rates": [50, "2of4"], "further": []},
     "train": {"start": "fetched", "epochs": 0, "tokenizer": "fetched", "architecture": None, "config": {}},
 }
 
 
-def row(method, rate, perplexity, tag=""):
-    identifier = (method if rate is None else f"{method}-{rate}") + tag
-    return {"variant": identifier, "method": method, "rate": rate, "perplexity": perplexity}
+def row(method, rate, perplexity, seed=1337):
+    identifier = method if rate is None else f"{method}-{rate}"
+    return {"variant": identifier, "method": method, "rate": rate, "perplexity": perplexity, "seed": seed}
 
 
 def test_deviation_is_measured_from_the_nearest_published_figure():
@@ -33,7 +33,7 @@ def test_deviation_is_measured_from_the_nearest_published_figure():
 
 
 def test_unpublished_variants_and_further_seeds_are_not_compared():
-    rows = [row("random", "50", 9.0), row("wanda", "60", 9.0), row("wanda", "50", 9.0, "-s2"), row("wanda", "50", None)]
+    rows = [row("random", "50", 9.0), row("wanda", "60", 9.0), row("wanda", "50", 9.0, 2), row("wanda", "50", None)]
     assert published.beside("opt-125m", rows) == []
 
 

@@ -104,14 +104,14 @@ def test_the_page_says_what_the_contract_asks_for(made, tmp_path):
 
 
 def test_a_measured_energy_is_not_called_estimated(made, tmp_path):
-    for path in (tmp_path / "results").glob("*/efficiency.json"):
+    for path in (tmp_path / "results").glob("s1/*/efficiency.json"):
         change(path, energy_estimated=False, energy_provenance={"cpu": "rapl", "gpu": "none", "ram": "model"})
     assert "estimated" not in words(run(tmp_path))
 
 
 def test_an_unreliable_session_is_marked_at_the_top_and_in_its_row(made, tmp_path):
     why = "the A/A interval of decode is 31.0 % wide, the limit is 10 %"
-    change(tmp_path / "results" / "magnitude-60" / "efficiency.json", unreliable=True, unreliable_because=[why])
+    change(tmp_path / "results" / "s1" / "magnitude-60" / "efficiency.json", unreliable=True, unreliable_because=[why])
     html = run(tmp_path)
     assert "1 unreliable measuring session" in words(html) and why in words(html)
     row = re.search(r"<tr[^>]*><td[^>]*>magnitude-60</td>.*?</tr>", html, re.S)[0]
@@ -124,7 +124,7 @@ def test_a_fetched_model_says_why_it_has_no_history(tmp_path, monkeypatch):
     model = {"kind": "hub", "name": "facebook/opt-125m"}
     settings = synthetic.settings(
         tmp_path,
-        prune={"methods": ["magnitude"], "rates": [50, "2of4"], "controls": []},
+        prune={"methods": ["magnitude"], "rates": [50, "2of4"], "further": []},
         train={"start": "fetched", "epochs": 0, "tokenizer": "fetched", "architecture": None, "config": {}},
         fetch={"model": model},
     )
@@ -136,13 +136,13 @@ def test_a_fetched_model_says_why_it_has_no_history(tmp_path, monkeypatch):
     assert "Not comparable as they stand" in text and "the published ones 2048" in text
 
 
-def test_replicas_are_summed_up_over_seeds(tmp_path, monkeypatch):
+def test_seeds_are_summed_up(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    synthetic.write(tmp_path, synthetic.settings(tmp_path, replicas=["s2", "s3"], prune=synthetic.TWO_METHODS))
+    synthetic.write(tmp_path, synthetic.settings(tmp_path, seeds=["s1", "s2", "s3"], prune=synthetic.TWO_METHODS))
     html = run(tmp_path)
     assert "Means over 3 training seeds" in words(html)
     seeds = html[html.index('id="seeds-table"') :]
-    assert seeds[: seeds.index("</table>")].count("<tr") == 1 + 6
+    assert seeds[: seeds.index("</table>")].count("<tr") == 1 + 2 + 6  # the controls, then method × rate
 
 
 def test_depth_of_quality_is_shown_where_the_study_has_it(made, tmp_path):
@@ -150,7 +150,7 @@ def test_depth_of_quality_is_shown_where_the_study_has_it(made, tmp_path):
     assert "Robustness" not in words(run(tmp_path))
     for name in ("dense", "magnitude-50"):
         change(
-            tmp_path / "results" / name / "quality.json",
+            tmp_path / "results" / "s1" / name / "quality.json",
             robustness=[{"kind": "typos", "strength_percent": 5, "texts": 24, "bits_per_byte": 2.5, **rise}],
             tasks=[{"task": "proverbs", "version": 1, "questions": 80, "acc": 0.5125, "acc_stderr": 0.056}],
             context_curve=[{"tokens_before_from": 2, "tokens_before_to": 3, "loss": 2.125}],
@@ -166,7 +166,7 @@ def test_depth_of_quality_is_shown_where_the_study_has_it(made, tmp_path):
 def test_recovery_is_shown_before_and_after(made, tmp_path):
     facts = {"from": "magnitude-80", "tokens": 196608, "source": "teacher"}
     facts |= {"validation_loss_before": 1.75, "validation_loss_after": 1.5625}
-    change(tmp_path / "models" / "systematic-80" / "sparsity.json", recovery=facts)
+    change(tmp_path / "models" / "s1" / "systematic-80" / "sparsity.json", recovery=facts)
     text = words(run(tmp_path))
     assert "196,608 teacher 1.7500 1.5625" in text and "Recovery" in text
 
@@ -175,7 +175,9 @@ def test_other_runtimes_are_listed_and_what_is_not_here_says_why(tmp_path, monke
     monkeypatch.chdir(tmp_path)
     runtimes = {"variants": ["magnitude-50"], "names": ["compile", "semi-structured"]}
     synthetic.write(tmp_path, synthetic.settings(tmp_path, prune=synthetic.TWO_METHODS, runtimes=runtimes))
-    with pytest.raises(InputError, match=r"magnitude-50/runtimes\.json: no such file; the stage runtimes@magnitude-50"):
+    with pytest.raises(
+        InputError, match=r"magnitude-50/runtimes\.json: no such file; the stage runtimes@magnitude-50-s1"
+    ):
         run(tmp_path)
     ratios = {f"{phase}_ratio{end}": 0.8 for phase in ("prefill", "decode") for end in ("", "_lo", "_hi")}
     found = {
@@ -183,7 +185,7 @@ def test_other_runtimes_are_listed_and_what_is_not_here_says_why(tmp_path, monke
         "semi-structured": {"available": False, "reason": "needs a CUDA GPU"},
     }
     content = {"variant": "magnitude-50", "device": "x", "runtimes": found}
-    (tmp_path / "results" / "magnitude-50" / "runtimes.json").write_text(json.dumps(content))
+    (tmp_path / "results" / "s1" / "magnitude-50" / "runtimes.json").write_text(json.dumps(content))
     text = words(run(tmp_path))
     assert "magnitude-50 compile 0.800 [0.800, 0.800] 0.800 [0.800, 0.800] faster" in text
     assert "semi-structured – – not available here: needs a CUDA GPU" in text
@@ -191,19 +193,21 @@ def test_other_runtimes_are_listed_and_what_is_not_here_says_why(tmp_path, monke
 
 def test_the_bill_and_break_even_are_priced_by_the_measuring_session(made, tmp_path):
     power = {"components": ["cpu"], "cores": 2, "watts": {"cpu": {"idle_w": 4.0, "busy_w": 12.0}}}
-    change(tmp_path / "results" / "dense" / "efficiency.json", power=power, grams_per_kwh=360)
+    change(tmp_path / "results" / "s1" / "dense" / "efficiency.json", power=power, grams_per_kwh=360)
     saving = dict(zip(("", "_lo", "_hi"), (0.002, 0.001, 0.004), strict=True))
     named = {f"decode_j_saving_per_token{end}": value for end, value in saving.items()}
-    change(tmp_path / "results" / "systematic-50" / "efficiency.json", decode_j_verdict="less", **named)
-    untold = tmp_path / "results" / "systematic-80" / "efficiency.json"  # saves as much, but inside the A/A effect
+    change(tmp_path / "results" / "s1" / "systematic-50" / "efficiency.json", decode_j_verdict="less", **named)
+    untold = (
+        tmp_path / "results" / "s1" / "systematic-80" / "efficiency.json"
+    )  # saves as much, but inside the A/A effect
     change(untold, decode_j_verdict="no difference", **named)
     zero = {name: value - 0.002 for name, value in named.items()}
-    change(tmp_path / "results" / "magnitude-50" / "efficiency.json", **zero)
-    (tmp_path / "results" / "energy").mkdir()
+    change(tmp_path / "results" / "s1" / "magnitude-50" / "efficiency.json", **zero)
+    (tmp_path / "results" / "energy" / "s1").mkdir(parents=True)
     unread = {"cpu_share": None, "cpu_j": None, "gpu_j": None, "ram_j": None, "provenance": {}, "meter": "time"}
     for name, seconds, cpu_seconds in (("train", 500.0, 1000.0), ("prune-systematic-50", 100.0, 100.0)):
         booking = {"name": name, "seconds": seconds, "cpu_seconds": cpu_seconds, **unread}
-        (tmp_path / "results" / "energy" / f"{name}.json").write_text(json.dumps(booking))
+        (tmp_path / "results" / "energy" / "s1" / f"{name}.json").write_text(json.dumps(booking))
     text = words(run(tmp_path))
     # train: 500 s at 12 W; prune: 100 s at 4 + 8/2 W; 6800 J = 1.889 Wh = 0.68 g at 360 g/kWh
     assert "train 1 500.0 1.667 0.600" in text and "the whole study 2 600.0 1.889 0.680" in text
@@ -235,23 +239,19 @@ def test_two_runs_write_equal_bytes(made, tmp_path):
 
 def test_a_dense_model_of_another_size_stands_beside_the_choice(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    runtimes = {"rows": ["int8"]}
-    synthetic.write(tmp_path, synthetic.settings(tmp_path, prune=synthetic.TWO_METHODS, runtimes=runtimes))
-    with pytest.raises(InputError, match=r"dense-int8/quality\.json: no such file"):
-        run(tmp_path)
-    for name in ("quality", "efficiency"):
-        content = json.loads((tmp_path / "results" / "magnitude-50" / f"{name}.json").read_text())
-        path = tmp_path / "results" / "dense-int8" / f"{name}.json"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(content | {"variant": "dense-int8"}))
+    further = {"further": ["dense-int8"]}
+    synthetic.write(tmp_path, synthetic.settings(tmp_path, prune=synthetic.TWO_METHODS | further))
     html = run(tmp_path)
-    assert "Without pruning, dense-int8 has 1.82 MB, loss +1.9" in words(html)
+    assert "Without pruning, dense-int8 has 1.20 MB, loss +0.1" in words(html)
     assert html.count(">dense-int8</text>") == 3  # in the panels of size, time and energy
+    (tmp_path / "results" / "s1" / "dense-int8" / "quality.json").unlink()
+    with pytest.raises(InputError, match=r"dense-int8/quality\.json: no such file; .* quality-further@dense-int8-s1"):
+        run(tmp_path)
 
 
 def test_a_missing_file_leaves_no_report_behind(made, tmp_path):
-    (tmp_path / "results" / "systematic-80" / "quality.json").unlink()
-    with pytest.raises(InputError, match="quality@systematic-80"):
+    (tmp_path / "results" / "s1" / "systematic-80" / "quality.json").unlink()
+    with pytest.raises(InputError, match="quality@systematic-80-s1"):
         run(tmp_path)
     assert not (tmp_path / "report").exists()
 

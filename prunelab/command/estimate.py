@@ -1,0 +1,128 @@
+"""How much of a study fits into some minutes on this machine: `prunelab try` asks it, from a few timed passes.
+
+Everything that can be chosen grows with one number, the effort, so the time is a straight line in it:
+
+    seconds(effort) = fixed + effort · slope
+
+    windows that are scored     8 · effort        crops of calibration    4 · effort
+    seconds of timing a model   1 · effort        of energy windows       ¼ · effort
+
+`fixed` is what starting the stages costs, the samples that each model writes, what SparseGPT solves. Stages that do not
+measure run side by side, one a core, so what they take by themselves is shared by the cores.
+"""
+
+import math
+from typing import NamedTuple
+
+from prunelab.errors import InputError
+
+LEAST, MOST = 2, 32  # effort: 16 to 256 windows, 8 to 128 crops, 2 to 32 seconds of timing a model
+WINDOWS, CROPS, TIMING, ENERGY = 8, 4, 1.0, 0.25  # an effort of 1 is so much of each
+CORRUPTED = 3 / WINDOWS / 8  # share of the windows that robustness adds: three kinds of an eighth of their number
+WRITTEN = 80  # tokens that each model writes as samples: 40 greedily, 40 drawn
+ALONE = 7  # stages that wait for each other: device, inputs, fetch, train, export, report, mirror
+RESERVE = 0.85  # of the minutes that are planned with: a neighbour may come, and pages be read from disk
+# What is left out first where time is short: the slowest method, then the one that needs calibration, then depth.
+METHODS = ("magnitude", "wanda", "sparsegpt")
+
+
+class Timed(NamedTuple):
+    """What was timed of this model on one core of this machine (or its GPU); all in seconds."""
+
+    start_s: float  # from the start of a stage to its model in memory, imports included
+    token_s: float  # to score a token of a window
+    step_s: float  # to make one more token of a text
+    hessian_s: float  # to add a token of a crop to SparseGPT's sums
+    solve_s: float  # to solve all of SparseGPT's layers
+    prune_s: float  # to rank all weights and write the variant
+    cores: int  # that stages may share
+    computing: int  # how many of them compute at a time: as many, but one GPU
+
+
+class Choice(NamedTuple):
+    methods: tuple[str, ...]
+    depth: bool  # a variant with blocks removed besides
+    context: int  # tokens of a window and of a crop
+
+
+class Cost(NamedTuple):
+    """Seconds of a study, by what they go to."""
+
+    starting_s: float
+    computing_s: float
+    measuring_s: float
+
+    @property
+    def total_s(self) -> float:
+        return sum(self)
+
+
+class Plan(NamedTuple):
+    choice: Choice
+    effort: float
+    cost: Cost
+    left_out: list[str]  # why, a phrase each
+
+    @property
+    def windows(self) -> int:
+        return int(WINDOWS * self.effort)
+
+    @property
+    def crops(self) -> int:
+        return int(CROPS * self.effort)
+
+    @property
+    def timing_s(self) -> float:
+        return round(TIMING * self.effort, 1)
+
+    @property
+    def energy_s(self) -> float:
+        return round(ENERGY * self.effort, 1)
+
+
+def cost(timed: Timed, choice: Choice, effort: float) -> Cost:
+    """What the study of `choice` takes with this effort."""
+    variants = len(choice.methods) + choice.depth
+    needing = [method for method in choice.methods if method != "magnitude"]
+    # Reference, calibration, and for each variant a stage that makes it and one that scores it. Timed are dense, one mask
+    # and depth: other masks take over the times of magnitude's.
+    beside, measuring = 2 + 2 * variants, 2 + choice.depth
+    starting = timed.start_s * (ALONE + beside / timed.cores + measuring)
+    windows, crops = WINDOWS * effort * (1 + CORRUPTED) * choice.context, CROPS * effort * choice.context
+    passes = bool(needing) + choice.depth  # the calibration, and what depth sees of it
+    computing = (1 + variants) * (windows * timed.token_s + WRITTEN * timed.step_s)
+    computing += crops * (passes * timed.token_s + timed.hessian_s * ("sparsegpt" in choice.methods))
+    computing += variants * timed.prune_s + timed.solve_s * ("sparsegpt" in choice.methods)
+    return Cost(starting, computing / timed.computing, measuring * effort * (TIMING + ENERGY))
+
+
+def plan(timed: Timed, minutes: float, context: int, blocks_go: bool, rate: int) -> Plan:
+    """The most that fits into `minutes`. Raises InputError where not even the least does, with what that would take.
+
+    blocks_go: whether `rate` percent of the model's blocks are a number of blocks.
+    """
+    choices = [Choice(METHODS, True, context), Choice(METHODS[:2], True, context), Choice(METHODS[:1], True, context),
+               Choice(METHODS[:1], False, context)]  # fmt: skip
+    if not blocks_go:
+        choices = list(dict.fromkeys(choice._replace(depth=False) for choice in choices))
+    seconds = 60 * minutes * RESERVE
+    for choice in choices:
+        least, most = cost(timed, choice, LEAST), cost(timed, choice, MOST)
+        if least.total_s <= seconds:
+            slope = (most.total_s - least.total_s) / (MOST - LEAST)
+            effort = min(float(MOST), LEAST + (seconds - least.total_s) / slope)
+            return Plan(choice, effort, cost(timed, choice, effort), _left_out(choice, blocks_go, rate, minutes))
+    needed = math.ceil(least.total_s / RESERVE / 6) / 10
+    raise InputError(
+        f"--minutes {minutes:g}: with this model on this machine, {choice.methods[0]} alone and the least of all else "
+        f"take about {needed:g} minutes ({least.starting_s / 60:.1f} of them to start stages); give it that"
+    )
+
+
+def _left_out(choice: Choice, blocks_go: bool, rate: int, minutes: float) -> list[str]:
+    found = [f"{method} (does not fit into {minutes:g} minutes)" for method in METHODS if method not in choice.methods]
+    if not blocks_go:
+        found.append(f"depth-{rate} ({rate} % of the blocks are no whole block, or all of them)")
+    elif not choice.depth:
+        found.append(f"depth-{rate} (does not fit into {minutes:g} minutes)")
+    return found

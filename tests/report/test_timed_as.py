@@ -1,0 +1,126 @@
+"""Which rows are timed themselves, and what others take over: masks do the work of magnitude's, controls dense's."""
+
+import re
+
+import pytest
+
+from prunelab.recipes import variants
+from prunelab.report import charts, results, tables, verdict
+from stages import report
+from tests.helpers import synthetic
+
+FURTHER = ["dense-average", "dense-int8", "depth-25-recovered", "magnitude-50-recovered", "systematic-60-int8"]
+
+
+def of(folder, methods=("magnitude",), further=FURTHER, **changes) -> results.Study:
+    prune = {"methods": ["magnitude", "systematic"], "rates": [50, 60], "further": list(further)}
+    settings = synthetic.settings(folder, prune=prune, efficiency={"methods": list(methods)}, **changes)
+    return results.read(settings, *synthetic.write(folder, settings))
+
+
+@pytest.mark.parametrize(
+    ("identifier", "other"),
+    [
+        ("dense", None),
+        ("magnitude-50", None),
+        ("systematic-50", "magnitude-50"),
+        ("magnitude-60-recovered", "magnitude-60"),  # recovery changes values, not work
+        ("systematic-70-recovered", "dense"),  # no mask of that rate is timed
+        ("dense-average", "dense"),
+        ("dense-best", "dense"),
+        ("dense-int8", None),
+        ("dense-small", None),
+        ("depth-25", None),
+        ("mlp-width-30-recovered", None),
+        ("systematic-60-int8", None),
+    ],
+)
+def test_what_does_the_same_work_takes_the_time_of_the_masks_of_its_rate_and_else_of_dense(tmp_path, identifier, other):
+    settings = synthetic.settings(
+        tmp_path,
+        prune={"methods": ["magnitude", "systematic"], "rates": [50, 60]},
+        efficiency={"methods": ["magnitude"]},
+    )
+    assert results.timed_as(settings, variants.parse(identifier)) == other
+
+
+def test_without_timed_masks_every_mask_takes_the_time_of_dense(tmp_path):
+    study = of(tmp_path, methods=[])
+    assert {row["timed_as"] for row in study.rows if row["method"] in ("magnitude", "systematic")} == {"dense"}
+    assert {row["decode_ratio"] for row in study.rows if row["method"] == "magnitude"} == {1.0}
+
+
+def test_a_row_takes_over_the_figures_of_time_memory_and_energy_and_keeps_its_own_of_size(tmp_path):
+    study = of(tmp_path, seeds=["s1", "s2"])
+    rows = {row["path"]: row for row in study.rows}
+    for tag in ("s1", "s2"):
+        for mine, theirs in (("systematic-50", "magnitude-50"), ("dense-average", "dense")):
+            row, timed = rows[f"{tag}/{mine}"], rows[f"{tag}/{theirs}"]
+            assert row["timed_as"] == theirs and timed["timed_as"] is None
+            for key in (
+                "prefill_ms", "decode_ms_per_token", "decode_ratio", "decode_ratio_lo", "decode_verdict",
+                "peak_memory_bytes", "decode_j_per_token", "macs_per_token", "device", "energy_provenance",
+            ):  # fmt: skip
+                assert row[key] == timed[key] is not None, key
+            assert row["variant"] == mine
+    assert rows["s1/systematic-50"]["decode_ratio"] != rows["s2/systematic-50"]["decode_ratio"]
+    sparsity = study.files["s1/systematic-50"]["sparsity"]
+    for key in ("packed_bytes", "nonzero_parameters"):
+        assert rows["s1/systematic-50"][key] == sparsity[key]
+    assert rows["s1/dense-average"]["packed_bytes"] is None and rows["s1/dense-average"]["nonzero_parameters"] is None
+
+
+def test_a_row_that_is_not_timed_needs_no_file_of_times(tmp_path):
+    study = of(tmp_path)
+    for identifier in ("systematic-50", "magnitude-50-recovered", "dense-average"):
+        assert not (study.results / "s1" / identifier / "efficiency.json").exists()
+        assert "efficiency" not in study.files[f"s1/{identifier}"]
+
+
+def test_the_page_s_table_says_as_whom_in_place_of_a_second_figure(tmp_path):
+    study = of(tmp_path)
+    table = tables.results(study, None)
+    names = [column.name for column in table.columns]
+    rows = {cells[0].text: dict(zip(names, cells, strict=True)) for _, cells in table.rows}
+    for variant, other in (("systematic-50", "magnitude-50"), ("dense-average", "dense")):
+        assert rows[variant]["decode time"].text == f"as {other}"
+        assert {rows[variant][name].text for name in ("decoding is", "prefill", "decode", "decode energy")} == {"–"}
+    assert rows["magnitude-50"]["decode time"].text.startswith(("0.9", "1.0"))
+    assert rows["depth-25-recovered"]["decoding is"].text == "faster"
+
+
+def test_the_terminal_s_table_says_as_whom_too(tmp_path):
+    words = [{key: "" if value is None else str(value) for key, value in row.items()} for row in of(tmp_path).rows]
+    lines = results.table(words).splitlines()
+    (mask,) = (line for line in lines if line.startswith("systematic-50 "))
+    assert re.search(r" as magnitude-50 +– +–$", mask)
+    (timed,) = (line for line in lines if line.startswith("magnitude-50 "))
+    assert "no difference" in timed and timed.endswith("est.")
+
+
+def test_what_was_not_timed_is_no_point_of_time_and_no_reason_to_deploy_for_speed(tmp_path):
+    study = of(tmp_path)
+    for row in study.rows:
+        if row["variant"] in ("magnitude-50", "systematic-50"):
+            row["decode_verdict"], row["decode_ratio"] = "faster", 0.1
+    assert verdict.fastest(verdict.groups(study), 1e6).first["variant"] == "magnitude-50"
+    times = [
+        axes for axes in charts.tradeoffs(study.rows, study.dense, 30).axes if axes.get_title(loc="left") == "Time"
+    ]
+    points = {line.get_gid() for axes in times for line in axes.lines if line.get_gid()}
+    assert any(gid.startswith("name:magnitude-50: ") for gid in points)
+    assert not any(gid.startswith("name:systematic-50: ") for gid in points)
+
+
+def test_metrics_hold_a_time_where_it_was_measured(tmp_path):
+    metrics = report.metrics(of(tmp_path).rows)
+    assert set(metrics["systematic-50"]) == {"loss", "sparsity", "packed_bytes"}
+    assert "decode_ratio" in metrics["magnitude-50"] and "decode_ratio" in metrics["depth-25-recovered"]
+
+
+def test_an_unreliable_session_is_marked_once_at_the_row_that_was_timed(tmp_path):
+    study = of(tmp_path)
+    study.files["s1/magnitude-50"]["efficiency"]["unreliable"] = True
+    table = tables.results(study, None)
+    marked = [cells[0].text for _, cells in table.rows if any(cell.text.endswith("⚠") for cell in cells)]
+    assert marked == ["magnitude-50"]
