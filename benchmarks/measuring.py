@@ -2,23 +2,32 @@
 
     python -m benchmarks.measuring                       # 30 s a measurement, 20 of each kind: 21 minutes
     python -m benchmarks.measuring --seconds 3 --repeats 20
+    python -m benchmarks.measuring --rows 12                     # instead: how many rows of a study come out reliable,
+    python -m benchmarks.measuring --rows 12 --beside-a-spinner  # and how many beside a process that spins 2 s of 10
 
 The planted variant is the dense model that waits after each forward pass until its own time has grown by the planted
 share; what comes after a wait is a little slower too, so a planted 5 % reads 6 to 8. Prints: the smallest effect of the
 A/A test, how many of the planted were found, how many of nothing (and how often the interval held that nothing), and
 what part of the blocks was dropped. The machine should be idle; its load and the host's steal time are printed, because
 on a shared one they are the result. The last line is JSON.
+
+Rows are timed as a study times them, to the width and for the seconds of params.yaml: the first is the A/A test, of the
+others every second one waits 5 %.
 """
 
 import argparse
+import contextlib
 import json
+import subprocess
+import sys
 import time
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from prunelab import stats
-from prunelab.efficiency import device, latency
+from prunelab.efficiency import device, disturbance, latency
+from prunelab.study import params
 
 MODEL = {"n_layer": 4, "n_head": 4, "n_embd": 128, "n_positions": 64, "vocab_size": 84}  # the default study's
 
@@ -46,13 +55,61 @@ def slow_down(model, share: float) -> None:
     model.register_forward_hook(wait)
 
 
-def measure(variant, dense, work: latency.Work, seconds: float, seed: int) -> dict:
+SPIN = """import time
+while True:
+    end = time.monotonic() + 2
+    while time.monotonic() < end: pass
+    time.sleep(8)
+"""
+
+
+@contextlib.contextmanager
+def spinner(wanted: bool):
+    """A process that spins 2 s of every 10 while the block lasts."""
+    process = subprocess.Popen([sys.executable, "-c", SPIN]) if wanted else None
+    try:
+        yield
+    finally:
+        if process:
+            process.kill()
+            process.wait()
+
+
+def measure(variant, dense, work: latency.Work, seconds: float, seed: int, within: float | None = None) -> dict:
     models = {"variant": variant, "dense": dense}
     ids = latency.prompts(dense, work, seed)
     with device.alone():  # one measurement at a time, so that a study's stages may go in between
         latency.warm_up(models, ids, work.output_tokens, seconds / 2)
-        rows = latency.interleave(models, ids, work, seconds, seed)
-    return latency.summary(rows, seed)
+        start = time.perf_counter()
+        rows = latency.interleave(models, ids, work, seconds, seed, within)
+        timed_s = time.perf_counter() - start
+    return latency.summary(rows, seed) | {"timed_s": timed_s, "disturbance": disturbance.shares(rows)}
+
+
+def study_rows(count: int, beside_a_spinner: bool) -> None:
+    """Time `count` rows as a study does and print which are reliable."""
+    wanted = params.load().efficiency
+    torch.set_num_threads(wanted.threads or torch.get_num_threads())
+    work = latency.sweep(wanted.prompt_tokens, wanted.batch_sizes, wanted.output_tokens)[0]
+    reliable, seconds = 0, []
+    with spinner(beside_a_spinner):
+        for row in range(count):
+            variant, dense = build(), build()
+            share = 0.05 if row % 2 else 0.0
+            slow_down(variant, share)
+            slow_down(dense, 0.0)
+            figures = measure(variant, dense, work, wanted.seconds, row, wanted.within_percent / 100)
+            narrow = latency.width(figures) <= wanted.within_percent / 100 and figures["quiet"]
+            reliable += narrow
+            seconds.append(figures["timed_s"])
+            print(
+                f"planted {share:3.0%}  {show(figures)}  {figures['decode_ms_per_token']:.2f} ms, "
+                f"{figures['blocks']} blocks in {seconds[-1]:.1f} s, {'reliable' if narrow else 'unreliable'}: "
+                f"{disturbance.told(figures['disturbance'])}",
+                flush=True,
+            )
+    print(f"{reliable} of {count} rows reliable, {sum(seconds) / count:.1f} s of timing a row")
+    print(json.dumps({"rows": count, "reliable": reliable, "timed_s": seconds, "spinner": beside_a_spinner}))
 
 
 def interval(figures: dict) -> stats.Interval:
@@ -65,7 +122,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=20, help="measurements of each planted share")
     parser.add_argument("--shares", type=float, nargs="+", default=[0.0, 0.05], help="planted slow-downs")
     parser.add_argument("--threads", type=int, default=1, help="as in the default study")
+    parser.add_argument("--rows", type=int, help="time so many rows as a study does, instead of planting and finding")
+    parser.add_argument("--beside-a-spinner", action="store_true", help="a process that spins 2 s of every 10 (--rows)")
     arguments = parser.parse_args()
+    if arguments.rows:
+        study_rows(arguments.rows, arguments.beside_a_spinner)
+        return
     torch.set_num_threads(arguments.threads)
     work = latency.Work(prompt_tokens=32, batch=1, output_tokens=24)
     began, stolen = time.perf_counter(), device.steal_seconds()

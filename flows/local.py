@@ -18,7 +18,7 @@ from flows.lanes import Lanes
 from flows.repro import Said, is_noise
 from flows.room import Room
 from flows.schedule import Schedule, follow, remaining_seconds
-from flows.screen import Log, Screen
+from flows.screen import Log, Screen, failures
 from prunelab import errors
 
 CONTINUES = "what is finished is kept: `make study` continues"
@@ -87,7 +87,7 @@ def _run_stages(lanes: Lanes, log: Log, show_seeds: bool, room: Room) -> None:
     finally:
         screen.close()
     if plan.failed:
-        raise Failed(screen.failures(reasons, plan.kept_back(), log.path))
+        raise Failed(failures(reasons, plan.kept_back(), log.path, show_seeds))
     if changed - graph.last:
         print(
             f"{counts.total()} stages: {counts['ran']} ran, {counts['restored']} restored from the cache, "
@@ -102,7 +102,7 @@ def _run_probes(lanes: Lanes, log: Log, names: list[str]) -> None:
         return
     said = Said(names[0])
     if lanes.repro(names, lambda line: (said.take(line), log.write(said.stage, line))):
-        raise Failed("\n".join([f"{said.stage} failed:", *said.words(), f"every line that it printed: {log.path}"]))
+        raise Failed(failures({said.stage: said}, {}, log.path))
 
 
 def _carry_out(plan: Schedule, lanes: Lanes, log: Log, screen: Screen, room: Room, counts: Counter) -> dict[str, Said]:

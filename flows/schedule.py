@@ -4,8 +4,8 @@ Three kinds of stage, told by the name:
 
 - *measuring* ones read time and energy: alone, when nothing else is left to do;
 - those that *share* the machine run side by side, each with its share of the threads, because how many threads they
-  get changes no digit of what they find: every sum of theirs is made by one thread (`quality`; pruning by scores that
-  are there already; tests/flows/test_threads.py);
+  get changes no digit of what they find: scoring a model, pruning by scores that are there already, other weights in
+  the dense model, its int8 version (tests/flows/test_threads.py);
 - all others compute sums whose last digits hang on the number of threads (a model trained with one thread and with two
   differs), so they run alone with every thread, as they do in a plain `dvc repro`: what a study finds must not depend
   on what happened to run beside it.
@@ -19,6 +19,7 @@ from typing import NamedTuple
 from prunelab.errors import InputError
 from prunelab.recipes import variants
 from prunelab.recipes.methods import METHODS
+from prunelab.recipes.variants import Variant
 
 MEASURING = ("efficiency", "runtimes")  # so begin the names of stages beside which nothing runs
 NEWS_SECONDS = 60  # between two signs of life while nothing finishes
@@ -114,19 +115,33 @@ def follow(plan: Schedule, start: Callable, outcomes: queue.Queue, ended: Callab
 
 
 def measures(name: str) -> bool:
-    return name.startswith(MEASURING)
+    """Whether it reads time and energy; what does the work of dense is noted only (`efficiency --only-other-work`)."""
+    kind, recipe = _split(name)
+    if kind == "efficiency-further" and recipe is not None:
+        return not recipe.does_the_work_of_dense
+    return kind.startswith(MEASURING)
 
 
 def shares(name: str) -> bool:
     """Whether it may run beside others with a share of the threads."""
+    kind, recipe = _split(name)
+    if kind.startswith(MEASURING):
+        return not measures(name)
+    if kind == "prune" and recipe is not None and recipe.prunes == "mask":
+        method = METHODS[recipe.method]
+        return not method.trains and not method.runs_model
+    if kind == "further" and recipe is not None:
+        return recipe.prunes is None and recipe.id != "dense-small"
+    return kind == "reference" or kind.startswith("quality")
+
+
+def _split(name: str) -> tuple[str, Variant | None]:
+    """The kind of stage and the recipe of a matrix's stage, None where it has none, or one that is wrong."""
     kind, _, recipe = name.partition("@")
-    if kind != "prune":
-        return kind.startswith("quality")
     try:
-        method = METHODS.get(variants.parse(without_seed(recipe)).method)
-    except InputError:  # of a study that is wrong: the stage itself says so
-        return False
-    return method is not None and not method.trains and not method.runs_model
+        return kind, variants.parse(without_seed(recipe))
+    except InputError:  # the stage itself says so
+        return kind, None
 
 
 def without_seed(recipe: str) -> str:

@@ -91,16 +91,6 @@ class Screen:
     def name(self, stage: str) -> str:
         return told.name(stage, self._show_seeds)
 
-    def failures(self, reasons: dict[str, Said], kept_back: dict[str, list[str]], log: Path) -> str:
-        """What failed, what it said, and what was not run because of it."""
-        lines = []
-        for stage, said in reasons.items():
-            lines += [f"{self.name(stage)} failed:", *(f"    {line}" for line in said.words())]
-            if names := [self.name(one) for one in kept_back.get(stage, [])]:
-                more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-                lines.append(f"  not run because of it: {', '.join(names[:NAMED])}{more}")
-        return "\n".join([*lines, f"every line that the stages printed: {log}"])
-
     def close(self) -> None:
         self._closed.set()
         self._now.close()
@@ -120,3 +110,17 @@ class Screen:
             with self._bar.get_lock():
                 self._bar.set_description_str(f" · {clock(time.monotonic() - self._began)} elapsed{left}")
                 self._now.set_description_str(self._doing()[: max(1, (self._bar.ncols or 80) - 1)])
+
+
+def failures(reasons: dict[str, Said], kept_back: dict[str, list[str]], log: Path, show_seeds: bool = False) -> str:
+    """What failed, what it said, and what was not run because of it.
+
+    reasons: failed stage → what it said; kept_back: failed stage → those that need it.
+    """
+    lines = []
+    for stage, said in reasons.items():
+        lines += [f"{told.name(stage, show_seeds)} failed:", *(f"    {line}" for line in said.words())]
+        if names := [told.name(one, show_seeds) for one in kept_back.get(stage, [])]:
+            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+            lines.append(f"  not run because of it: {', '.join(names[:NAMED])}{more}")
+    return "\n".join([*lines, f"every line that the stages printed: {log}"])

@@ -15,6 +15,8 @@ WORDS = {  # kind of stage → what people call it, where the name of DVC's stag
     "efficiency-dense": "efficiency dense",
 }
 
+LONGEST = 100  # of what a stage says itself
+
 
 def name(stage: str, show_seed: bool) -> str:
     """`quality-further@depth-25-s2` → `quality depth-25 s2`; without the seed where a study has one alone."""
@@ -48,7 +50,7 @@ def facts(stage: str, said: list[str] = (), root: Path = Path()) -> list[str]:
         case "efficiency" | "efficiency-dense" | "efficiency-further":
             return _time(_json(results / variant / "efficiency.json"), variant)
         case "export" | "mirror":
-            return list(said[-1:])  # one line, made for people
+            return [line if len(line) <= LONGEST else f"{line[:LONGEST]} …" for line in said[-1:]]  # made for people
     return []
 
 
@@ -75,7 +77,7 @@ def _calibration(found: dict) -> list[str]:
 def _pruning(record: dict) -> list[str]:
     told = []
     if share := record.get("sparsity_pruned"):
-        told.append(f"{100 * share:.0f} % zero")
+        told.append(f"{100 * share:.0f} % removed")
     if size := record.get("packed_bytes"):
         told.append(_short(size, "B"))
     recovery = record.get("recovery") or {}

@@ -21,7 +21,6 @@ from safetensors.torch import load_file, save_file
 from prunelab.disk.files import read_json, read_text, write_json
 from prunelab.errors import InputError
 from prunelab.models.tensors import Tensors, identity
-from prunelab.recipes import variants
 from prunelab.recipes.methods import METHODS, allocation_of
 
 FACTS = "calibration.json"
@@ -72,11 +71,11 @@ def write(folder, samples: torch.Tensor, facts: dict) -> dict:
 
 
 def needed(settings) -> set[str]:
-    """Which statistics of the dense model the study's methods read: of `norms`, `hessians`, `gradients`."""
+    """Which statistics of the dense model the study's masks read: of `norms`, `hessians`, `gradients`."""
     found = set()
-    for name in settings.prune.methods:
-        base, own = variants.split_method(name)
-        needs, allocation = METHODS[base].needs, allocation_of(base, own, settings.prune.allocation)
+    for variant in (one for one in settings.variants() if one.prunes == "mask"):
+        needs = METHODS[variant.method].needs
+        allocation = allocation_of(variant.method, variant.allocation, settings.prune.allocation)
         if needs == "gradients" or (needs and settings.calibrate.propagate == "dense"):
             found.add(needs)
         # Shares are found on the dense model, also where the blocks are then pruned one after the other.

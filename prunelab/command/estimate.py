@@ -84,8 +84,8 @@ def cost(timed: Timed, choice: Choice, effort: float) -> Cost:
     """What the study of `choice` takes with this effort."""
     variants = len(choice.methods) + choice.depth
     needing = [method for method in choice.methods if method != "magnitude"]
-    # Reference, calibration, and for each variant a stage that makes it and one that scores it. Timed are dense, one mask
-    # and depth: other masks take over the times of magnitude's.
+    # Reference, calibration, and for each variant a stage that makes it and one that scores it. Timed are dense, one
+    # mask and depth: other masks take over the times of magnitude's.
     beside, measuring = 2 + 2 * variants, 2 + choice.depth
     starting = timed.start_s * (ALONE + beside / timed.cores + measuring)
     windows, crops = WINDOWS * effort * (1 + CORRUPTED) * choice.context, CROPS * effort * choice.context

@@ -30,7 +30,7 @@ def _walk(given: Given, path: list[Variant], out: Path) -> None:
     if not before:
         _step(given, last, given.dense, out)
         return
-    with kept.beginning(given, before[-1], out, lambda place: _walk(given, before, place)) as source:
+    with kept.beginning(given, before[-1], lambda place: _walk(given, before, place)) as source:
         _step(given, last, source, out)
 
 

@@ -1,8 +1,8 @@
 """Results that several recipes begin with, so that no step of a study is done twice.
 
 `checkpoints/beginnings/<key>/` holds such a result (an ignored folder, as training's checkpoints are); the key is the
-hash of all that decides it, the code included. A row that others begin with leaves a note of where it is, so that a
-recipe which is added later finds it. One process makes a beginning, others wait and take it.
+hash of all that decides it, the code included. Every row leaves a note of where it is, so that a recipe which is added
+later finds it. One process makes a beginning, others wait and take it.
 """
 
 import contextlib
@@ -41,40 +41,63 @@ def shared(settings, step: Variant) -> bool:
 
 
 def row(given: Given, variant: Variant, out: Path, make: Callable[[Path], object]) -> None:
-    """Have `make(out)` write the row `variant` into folder `out`, unless a recipe that begins with it has made it."""
+    """Have `make(out)` write the row `variant` into folder `out`, unless a recipe that begins with it has made it.
+
+    A note says where it is: recipes that are added to the study later may begin with it.
+    """
+    out = Path(out)
     if not shared(given.settings, variant):
         make(out)
+        _note(_key(given, variant), out)
         return
-    with _alone(given, variant) as key:
-        if (FOLDER / key).is_dir():
+    with _open_lock(key := _key(given, variant)) as lock:
+        if _is_there(lock, FOLDER / key):
             _copy(FOLDER / key, out)
         else:
             make(out)
-        files.write_json(FOLDER / f"{key}.json", {"folder": Path(out).as_posix(), "files": _files(Path(out))})
+        _note(key, out)
 
 
 @contextlib.contextmanager
-def beginning(given: Given, step: Variant, out: Path, make: Callable[[Path], object]) -> Iterator[Path]:
-    """The folder of `step`, with which the recipe of `out` begins: found, or made by `make(folder)`.
+def beginning(given: Given, step: Variant, make: Callable[[Path], object]) -> Iterator[Path]:
+    """The folder of `step`, with which a recipe begins: found, or made by `make(folder)`. It stays while it is used.
 
-    It is kept where other rows need it too, and else goes when the recipe is done.
+    Afterwards it is kept where other rows need it too, and where what follows has failed and will be tried again.
     """
-    if not shared(given.settings, step):
-        out = Path(out)
-        once = out.with_name(f".{out.name}.{step.id}.{os.getpid()}")
-        try:
-            make(once)
-            yield once
-        finally:
-            shutil.rmtree(once, ignore_errors=True)
-        return
-    with _alone(given, step) as key:
-        place = FOLDER / key
-        if not place.is_dir() and not _from_row(key, place):
-            make(place)
+    key = _key(given, step)
+    place = FOLDER / key
+    with _open_lock(key) as lock:
+        while not _is_there(lock, place):
+            if not _from_row(key, place):
+                make(place)
         os.utime(place)
         _forget_old()
-    yield place
+        yield place
+        if not shared(given.settings, step):
+            shutil.rmtree(place)
+
+
+def _open_lock(key: str):
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    return (FOLDER / f"{key}.lock").open("w")
+
+
+def _is_there(lock, place: Path) -> bool:
+    """Whether the result `place` is there, which then nobody removes until the open file `lock` is closed.
+
+    If not, this process alone may make it until then; others wait.
+    """
+    fcntl.flock(lock, fcntl.LOCK_SH)
+    while not place.is_dir():
+        fcntl.flock(lock, fcntl.LOCK_EX)  # gives up the shared lock before it waits, so two can't wait for each other
+        if not place.is_dir():
+            return False
+        fcntl.flock(lock, fcntl.LOCK_SH)
+    return True
+
+
+def _note(key: str, out: Path) -> None:
+    files.write_json(FOLDER / f"{key}.json", {"folder": out.as_posix(), "files": _files(out)})
 
 
 def _from_row(key: str, place: Path) -> bool:
@@ -87,16 +110,6 @@ def _from_row(key: str, place: Path) -> bool:
     except (InputError, KeyError, TypeError, OSError):  # no note, a broken one, or a row that went meanwhile
         return False
     return True
-
-
-@contextlib.contextmanager
-def _alone(given: Given, step: Variant) -> Iterator[str]:
-    """The key of this result, while no other process makes or takes it."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    key = _key(given, step)
-    with (FOLDER / f"{key}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield key
 
 
 def _key(given: Given, step: Variant) -> str:
@@ -132,9 +145,9 @@ def _code() -> str:
 
 
 def _files(folder: Path) -> dict[str, int]:
-    """Names and sizes of the files of a result: enough to see that it is whole; the key says whose it is."""
+    """Names and hashes of the files of a result: a row that was made anew with another setting has the same sizes."""
     found = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in found}
+    return {path.relative_to(folder).as_posix(): files.sha256_file(path) for path in found}
 
 
 def _copy(folder: Path, place: Path) -> None:
@@ -143,6 +156,16 @@ def _copy(folder: Path, place: Path) -> None:
 
 
 def _forget_old() -> None:
-    kept = sorted((path for path in FOLDER.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
-    for path in kept[:-MOST]:
-        shutil.rmtree(path, ignore_errors=True)
+    """Remove all but the results that were used last, and those that are in use."""
+    kept = [path for path in FOLDER.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    for path in sorted(kept, key=_last_use)[:-MOST]:
+        with _open_lock(path.name) as lock, contextlib.suppress(BlockingIOError):  # in use
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _last_use(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:  # another process has just removed it
+        return 0.0

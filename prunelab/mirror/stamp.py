@@ -12,6 +12,7 @@ from pathlib import Path
 from prunelab.mirror import store
 
 PATH = Path(".prunelab/mirrored.json")
+SERVER_SECONDS = 5
 # Where everything that a run holds can be seen to have changed: figures, the page, the settings, the delivered model.
 WATCHED = (
     "report/results.csv",
@@ -33,9 +34,8 @@ def key(uri: str) -> str:
 
 
 def still_there(uri: str, wanted: str) -> dict | None:
-    """The stamp, if it names these very results and this very local store, and the store still holds its runs."""
-    path = store.file_of(uri)
-    if path is None or not path.exists() or not PATH.exists():
+    """The stamp, if it names these very results and this very store, and the store still holds its runs."""
+    if not PATH.exists():
         return None
     try:
         stamp = json.loads(PATH.read_text(encoding="utf-8"))
@@ -43,14 +43,39 @@ def still_there(uri: str, wanted: str) -> dict | None:
         return None
     if stamp.get("key") != wanted:
         return None
-    marks = ", ".join("?" * len(stamp["runs"]))
-    query = f"SELECT COUNT(*) FROM runs WHERE lifecycle_stage = 'active' AND run_uuid IN ({marks})"
+    held = _on_server(uri, stamp) if store.is_server(uri) else _in_file(store.file_of(uri), stamp["runs"])
+    return stamp if held == len(stamp["runs"]) else None
+
+
+def _in_file(path: Path | None, runs: list[str]) -> int:
+    """How many of the runs a local store holds; 0 also for what is no such store, which the long way tells."""
+    if path is None or not path.exists():
+        return 0
+    query = f"SELECT COUNT(*) FROM runs WHERE lifecycle_stage = 'active' AND run_uuid IN ({', '.join('?' * len(runs))})"
     try:
         with contextlib.closing(store.open_read_only(path)) as connection:
-            (count,) = connection.execute(query, stamp["runs"]).fetchone()
-    except sqlite3.Error:  # not a store of this MLflow: the long way finds out what it is
-        return None
-    return stamp if count == len(stamp["runs"]) else None
+            return connection.execute(query, runs).fetchone()[0]
+    except sqlite3.Error:  # not a store of this MLflow
+        return 0
+
+
+def _on_server(uri: str, stamp: dict) -> int:
+    """How many of the stamp's runs a server holds; 0 also where it doesn't say, such as to somebody not logged in."""
+    import urllib.request  # here: a local store has no use for it
+
+    runs = ", ".join(f"'{run}'" for run in stamp["runs"])
+    asked = {"experiment_ids": [stamp.get("experiment")], "filter": f"attributes.run_id IN ({runs})"}
+    asked["max_results"] = len(stamp["runs"])
+    request = urllib.request.Request(
+        f"{store.shown(uri).rstrip('/')}/api/2.0/mlflow/runs/search",
+        json.dumps(asked).encode(),
+        {"Content-Type": "application/json"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=SERVER_SECONDS) as answer:
+            return len(json.load(answer).get("runs", []))
+    except (OSError, ValueError, AttributeError):  # down, unwilling, no MLflow: the long way finds out and tells
+        return 0
 
 
 def told(stamp: dict) -> str:

@@ -178,7 +178,7 @@ def bring() -> None:
             store.require_answer(uri)
         experiment, runs, new = mirror(wanted, settings.study, uri)
         link = compare_link(uri, experiment, runs[:-1])
-        files.write_json(stamp.PATH, {"key": key, "runs": runs, "link": link})
+        files.write_json(stamp.PATH, {"key": key, "experiment": experiment, "runs": runs, "link": link})
     print(f"MLflow: {new} new runs, {len(runs) - new} there already · compare: {link}")
 
 

@@ -60,12 +60,12 @@ def loss_against_sparsity(groups, references: list[dict], limit_percent: float, 
         limit = dense * (1 + limit_percent / 100)
         near.axhline(limit, color=LIGHT["muted"], linewidth=0.8, linestyle=(0, (2, 3)))
         marks = [(dense, f"dense {dense:.4f}"), (limit, f"limit +{limit_percent:g} %")]
-        for control, name in CONTROLS.items():
+        for beside, (control, name) in zip((-1, 1), CONTROLS.items(), strict=True):  # of dense's star
             if control in unpruned:
                 near.axhline(unpruned[control], color=LIGHT["muted"], linewidth=0.8, linestyle=(0, (6, 3)))
                 if math.isfinite(spread[control][1]):
-                    band = {"color": LIGHT["muted"], "alpha": 0.15, "linewidth": 0}
-                    near.axhspan(*spread[control][1:], gid=f"name:{control}: 95 % interval over seeds", **band)
+                    bar = {"color": LIGHT["muted"], "linewidth": 1.2, "gid": f"name:{control}: interval over seeds"}
+                    near.vlines(beside, *spread[control][1:], **bar)
                 marks.append((unpruned[control], f"{name} {unpruned[control]:.4f}"))
         names = [(points[-1].loss[0], name, style[points[0].method]["color"]) for name, points in lines.items()]
         margin_labels(figure, near, [*names, *((y, text, LIGHT["muted"]) for y, text in marks)], floor, ceiling)

@@ -78,7 +78,8 @@ def render(study, found: list[verdict.Group], drawn: Pictures) -> str:
     environment.filters["code"] = _code
     choice = verdict.deployable(found, study.settings.report.max_loss_increase_percent)
     dense = study.dense
-    shown = choice.first["path"] if choice else dense["path"]
+    shown = choice.first if choice else dense
+    timed = study.timed_at(shown)
     efficiency = study.files[dense["path"]]["efficiency"]
     return environment.get_template("report.html.j2").render(
         settings=study.settings,
@@ -95,11 +96,11 @@ def render(study, found: list[verdict.Group], drawn: Pictures) -> str:
         measured_energy=any(row["energy_estimated"] is False for row in study.rows),
         unreliable=_unreliable(study),
         efficiency=efficiency,
-        results=tables.results(study, shown if choice else None),
+        results=tables.results(study, shown["path"] if choice else None),
         against=tables.against_baseline(study, found),
         over_seeds=tables.over_seeds([*verdict.unpruned(study), *found]),
-        shown=study.label(shown),
-        workloads=details.workloads(study, shown),
+        timed=study.label(timed),
+        workloads=details.workloads(study, timed),
         runtimes=details.runtimes(study),
         recovery=details.recovery(study),
         context=details.context(study),

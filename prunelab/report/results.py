@@ -59,10 +59,13 @@ class Study(NamedTuple):
         """The dense row of the first seed."""
         return self.rows[0]
 
+    def timed_at(self, row: dict) -> str:
+        """The path of the row that a row's times are from: its own, or that of the same seed in `timed_as`."""
+        return f"{row['path'].partition('/')[0]}/{row['timed_as']}" if row["timed_as"] else row["path"]
+
     def timed(self, row: dict) -> dict:
-        """The efficiency.json that a row's times are from: its own, or that of the row in `timed_as`."""
-        tag = row["path"].partition("/")[0]
-        return self.files[f"{tag}/{row['timed_as']}" if row["timed_as"] else row["path"]].get("efficiency", {})
+        """The efficiency.json of that row."""
+        return self.files[self.timed_at(row)].get("efficiency", {})
 
     def stage(self, kind: str, path: str) -> str:
         """The name of the stage that makes a row's model ("prune") or measures it ("quality", "efficiency")."""
@@ -287,7 +290,7 @@ def show(report: Path, markdown: bool) -> None:
             rows = list(csv.DictReader(file))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; the stage report writes it: dvc repro") from None
-    if not rows or "variant" not in rows[0]:
+    if not rows or "path" not in rows[0]:  # an earlier version's has none
         raise InputError(f"{path}: holds no results; write it again: dvc repro -f -s report")
     print(table(rows, markdown))
     if any(row.get("energy_estimated") == "True" for row in rows):

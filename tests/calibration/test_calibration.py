@@ -15,7 +15,7 @@ from prunelab.errors import InputError
 from prunelab.models import checkpoint, packed
 from prunelab.training.characters import character_tokenizer
 from stages import calibrate, prune
-from tests.helpers import decoders
+from tests.helpers import decoders, studies
 
 TEXT = "The quick brown fox jumps over the lazy dog and runs away.\n" * 40
 
@@ -78,11 +78,13 @@ def study(tmp_path, monkeypatch):
     (tmp_path / "data" / "text").mkdir(parents=True)
     (tmp_path / "data" / "text" / "train.txt").write_text(TEXT)
     yaml = YAML(typ="safe", pure=True)
-    base = yaml.load(Path(__file__).parents[2] / "params.yaml")
+    base = studies.raw("default")
     monkeypatch.chdir(tmp_path)
 
-    def write(methods, **changes):
-        own = {"methods": methods, "rates": [50], "further": [], "checkpoint": "last", "allocation": "uniform"}
+    base["efficiency"]["methods"] = []
+
+    def write(methods, further=(), **changes):
+        own = {"methods": methods, "rates": [50], "further": list(further), "checkpoint": "last"}
         settings = {**base, "calibrate": {**SECTION, **changes}, "prune": {**base["prune"], **own}}
         yaml.dump(settings, tmp_path / "params.yaml")
 
@@ -131,7 +133,14 @@ def test_behind_pruned_blocks_only_the_samples_are_stored_and_the_result_differs
     assert not all(second)
 
 
-def test_a_replica_calibrates_on_other_samples(study):
+def test_what_recipes_beside_the_methods_read_is_seen_too(study, capsys):
+    study(["magnitude"], ["wanda-60-recovered", "sparsegpt-50", "depth-25", "dense-int8"])
+    stage()
+    assert "statistics of the dense model: hessians, norms" in capsys.readouterr().out
+    assert variant("wanda-60")["sparsity_pruned"] == pytest.approx(0.6, abs=1e-2)
+
+
+def test_another_seed_calibrates_on_other_samples(study):
     study(["wanda"])
     stage()
     first = read_json("models/calibration/calibration.json")
@@ -169,15 +178,17 @@ def test_a_study_without_calibration_leaves_a_folder_that_says_so(study):
 
 def test_an_unknown_method_is_told_with_those_there_are(study):
     study(["magnitude"])
-    with pytest.raises(InputError, match=r"no method is called 'wonda'; allowed: random, magnitude"):
+    with pytest.raises(
+        InputError, match=r"there is no method 'wonda' \(did you mean 'wanda-50'\?\); allowed: random, magnitude"
+    ):
         variant("wonda-50")
 
 
 @pytest.mark.parametrize(
     ("methods", "changes", "message"),
     [
-        (["wanda"], None, "calibrate: wanda looks at calibration text"),
-        (["magnitude-owl"], None, "calibrate: magnitude-owl looks at calibration text"),
+        (["wanda"], None, "calibrate: wanda-50 looks at calibration text"),
+        (["magnitude-owl"], None, "calibrate: magnitude-owl-50 looks at calibration text"),
         (["sparsegpt-global"], {}, "sparsegpt-global: prune.allocation: global cannot"),
         (["wanda"], {"samples": 0}, "calibrate.samples"),
         (["wanda"], {"propagate": "both"}, "calibrate.propagate"),

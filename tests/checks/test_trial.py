@@ -17,9 +17,10 @@ BERT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "in
 
 
 def settings(folder, architecture="llama", config=LLAMA, **changes) -> params.Settings:
-    """The smoke study with another model, and `changes` such as quality={"context": 99}."""
+    """The smoke study's masks with another model, and `changes` such as quality={"context": 99}."""
     yaml, raw = YAML(typ="safe", pure=True), studies.raw("smoke")
     raw["train"] |= {"architecture": architecture, "config": config}
+    raw["prune"]["further"] = []
     for key, value in changes.items():
         raw[key] = raw[key] | value if isinstance(value, dict) else value
     yaml.dump(raw, folder / "params.yaml")
@@ -73,9 +74,13 @@ def test_a_bert_that_is_told_to_decode_is_taken(tmp_path):
             "efficiency.prompt_tokens + efficiency.output_tokens: 68 exceeds the model's 64 positions",
         ),
         ({"prune": {"rates": ["2of5"]}}, "prune.rates: 2of5: the 32 inputs of model.layers.0.self_attn.q_proj.weight"),
-        ({"structure": {"variants": ["depth-random-10"]}}, "structure.variants: depth-random-10: 10% of 2 blocks"),
-        ({"structure": {"variants": ["mlp-width-norms-90"]}}, "mlp-width-norms-90: these layers hold"),
-        ({"structure": {"variants": ["mlp-width-norms-20"], "round_to": 999}}, "mlp-width-norms-20"),
+        ({"prune": {"further": ["depth-random-10"]}}, "prune.further: depth-random-10: 10% of 2 blocks"),
+        ({"prune": {"further": ["mlp-width-norms-90-recovered"]}}, "mlp-width-norms-90-recovered: these layers"),
+        ({"prune": {"further": ["mlp-width-norms-20"]}, "structure": {"round_to": 999}}, "mlp-width-norms-20"),
+        (
+            {"prune": {"further": ["magnitude-2of5-recovered"]}},
+            "prune.further: magnitude-2of5-recovered: the 32 inputs of model.layers.0.self_attn.q_proj.weight do not",
+        ),
     ],
 )
 def test_what_the_study_asks_of_the_model_must_fit_it(tmp_path, changes, line):
@@ -92,7 +97,7 @@ def test_a_context_beyond_the_models_positions_is_told(tmp_path):
 
 
 def test_groups_of_heads_that_a_fused_layer_hides_are_told(tmp_path):
-    line = refusal(tmp_path, *zoo.ARCHITECTURES["GPT-2"], structure={"variants": ["head-width-random-50"]})
+    line = refusal(tmp_path, *zoo.ARCHITECTURES["GPT-2"], prune={"further": ["head-width-random-50"]})
     assert line.startswith("head-width: block 0 of GPT2LMHeadModel has no layers to cut")
 
 
@@ -118,11 +123,15 @@ def test_random_states_are_left_as_they_were(tmp_path):
 
 
 def test_extras_that_are_missing_are_told_before_anything_runs(tmp_path, monkeypatch):
-    monkeypatch.setattr(params, "find_spec", lambda name: None)
+    monkeypatch.setattr(checks, "find_spec", lambda name: None)
     assert refusal(tmp_path, export={"onnx": True}) == (
         "export.onnx: true needs onnx, onnxscript, onnxruntime, which is an extra: pip install -e '.[onnx]'"
     )
-    assert refusal(tmp_path, runtimes={"rows": ["int8"]}).startswith("runtimes.rows: int8 needs torchao")
+    for row in ("dense-int8", "magnitude-60-recovered-int8"):
+        line = refusal(tmp_path, prune={"further": [row]})
+        assert line.startswith("prune.further: int8 needs torchao")
+    lora = {"prune": {"further": ["depth-random-50-recovered"]}, "recover": {"parameters": "lora"}}
+    assert refusal(tmp_path, **lora).startswith("recover.parameters: lora needs peft")
 
 
 def test_a_country_that_is_none_is_told_before_anything_runs(tmp_path):
@@ -134,7 +143,7 @@ def test_the_command_prints_one_line(tmp_path, monkeypatch, capsys):
     settings(tmp_path)
     monkeypatch.chdir(tmp_path)
     line.main(["check"])
-    assert capsys.readouterr().out == "params.yaml: study smoke, 6 variants, ok\n"
+    assert capsys.readouterr().out == "params.yaml: study smoke, 3 variants, ok\n"
     settings(tmp_path, "gpt2", {"n_layer": "2"})
     with pytest.raises(InputError, match=r"^params.yaml: train\.config\.n_layer: 'gpt2' refuses it"):
         checks.of_file("params.yaml")

@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 from prunelab.disk import places
 from prunelab.disk.files import sha256_file
 from prunelab.study import params
+from tests.helpers import studies
 from tests.models.test_pretrained import PARAMETERS, plain_model
 
 REPOSITORY = Path(__file__).parents[2]
@@ -27,7 +28,7 @@ PLAY = "# Play {0}\n\n## ACT I\n\n**PETER**  \nThis line is of play {0} alone,  
 def study(folder: Path, **fetch) -> None:
     """params.yaml of the repository with other `fetch` settings."""
     yaml = YAML(typ="safe", pure=True)
-    settings = yaml.load(REPOSITORY / "params.yaml")
+    settings = studies.raw("default")
     settings["fetch"] |= fetch
     if fetch.get("model"):
         settings["train"] |= {"start": "fetched", "architecture": None, "config": {}, "tokenizer": "fetched"}

@@ -193,12 +193,9 @@ def test_a_file_of_results_replaces_neither_a_folder_nor_another_file(project):
 STAGES = {
     "fetch": "",
     "train": "--data data",
-    "small": "--like models/v --data data",
     "calibrate": "--dense models/dense --data data",
     "prune": "magnitude-50 --dense models/dense",
-    "remove": "depth-25 --dense models/dense",
-    "recover": "v-recovered --model models/v --dense models/dense --data data",
-    "int8": "dense-int8 --dense models/dense",
+    "further": "depth-25-recovered --dense models/dense --calibration models/calibration --data data",
     "quality": "v --model models/v --reference results/dense",
     "reference": "--dense models/dense --data data",
     "efficiency": "v --model models/v --dense models/dense --device device.json",
@@ -206,7 +203,7 @@ STAGES = {
     "report": "--results results --models models",
     "device": "",
 }
-OF_ITS_OWN = ["fetch", "train", "small", "calibrate", "prune", "remove", "recover", "int8"]
+OF_ITS_OWN = ["fetch", "train", "calibrate", "prune", "further"]
 
 
 @pytest.fixture

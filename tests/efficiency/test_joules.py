@@ -86,6 +86,45 @@ def test_net_is_gross_less_idle_watts():
     assert figures["decode_net_j_per_token"] == pytest.approx((950.0 - 2.0 * 50.0) / 10)
 
 
+BUSY = [{"seconds": 2.0, "cpu_j": 60.0, "gpu_j": None, "ram_j": 40.0}]
+IDLE = [Window(1.0, 10.0, None, 20.0)] * 2
+TIMING = {
+    "prompt_tokens": 8, "batch": 2, "prefill_ms": 16.0, "decode_ms_per_token": 3.0,
+    "prefill_ratio": 0.8, "prefill_ratio_lo": 0.7, "prefill_ratio_hi": 0.9,
+    "decode_ratio": 0.75, "decode_ratio_lo": 0.72, "decode_ratio_hi": 0.78,
+    "dense": {"prefill_ms": 20.0, "decode_ms_per_token": 4.0},
+}  # fmt: skip
+
+
+def test_an_estimated_token_costs_the_watts_above_idle_for_its_time():
+    power = joules.session_power(BUSY, IDLE, MODELLED, cores=2)
+    assert (power["token_w"], power["above_idle"]) == (20.0, True)  # 30 W less 10 W
+    figures = joules.estimate(TIMING, power)
+    assert figures["decode_j_per_token"] == pytest.approx(20.0 * 0.003 / 2)  # a step makes two tokens
+    assert figures["prefill_j_per_token"] == pytest.approx(20.0 * 0.016 / 16)
+    assert figures["decode_j_per_token_lo"] == pytest.approx(0.03 * 0.72 / 0.75)
+    assert figures["decode_j_per_token_hi"] == pytest.approx(0.03 * 0.78 / 0.75)
+    assert [figures[f"decode_j_ratio{end}"] for end in ("", "_lo", "_hi")] == [0.75, 0.72, 0.78]
+    saving = [figures[f"decode_j_saving_per_token{end}"] for end in ("", "_lo", "_hi")]
+    assert saving == pytest.approx([0.04 * 0.25, 0.04 * 0.22, 0.04 * 0.28])
+    assert figures["decode_net_j_per_token"] == figures["decode_j_per_token"]
+    assert figures["decode_cpu_j_per_token"] == pytest.approx(30.0 * 0.003 / 2)  # beside it, gross
+    assert figures["decode_ram_j_per_token"] == pytest.approx(20.0 * 0.003 / 2)
+    assert figures["decode_gpu_j_per_token"] is None
+
+
+def test_estimates_have_the_figures_that_counters_give(session):
+    counted = joules.summary(session, {"cpu": 0.0, "gpu": None, "ram": 0.0}, MODELLED)
+    assert joules.estimate(TIMING, joules.session_power(BUSY, IDLE, MODELLED, cores=2)).keys() == counted.keys()
+
+
+def test_a_model_that_tells_no_busy_from_idle_bills_all_its_watts():
+    constant = MODELLED | {"cpu": "constant"}
+    idle = [Window(1.0, 29.9, None, 20.0)] * 2  # a constant of 30 W, and two clocks
+    power = joules.session_power(BUSY, idle, constant, cores=2)
+    assert (power["token_w"], power["above_idle"]) == (30.0, False)
+
+
 def test_watts_are_joules_over_seconds():
     windows = [Window(1.0, 10.0, None, 20.0), Window(3.0, 50.0, None, 60.0)]
     assert joules.watts(windows) == {"cpu": 15.0, "gpu": None, "ram": 20.0}

@@ -102,6 +102,19 @@ def test_time_is_priced_by_load_between_idle_and_busy_watts():
     assert energy.joules(booking | {"cpu_seconds": 400.0}, session) == pytest.approx(1000.0)  # never above busy
 
 
+def test_where_a_token_is_estimated_above_idle_the_stages_are_too():
+    session = {
+        "components": ["cpu"],
+        "cores": 4,
+        "watts": {"cpu": {"idle_w": 10.0, "busy_w": 50.0}},
+        "above_idle": True,
+    }
+    booking = {"seconds": 20.0, "cpu_seconds": 40.0, "cpu_share": 0.5, "cpu_j": None, "provenance": {}}
+    assert energy.joules(booking, session) == pytest.approx(400.0)  # half of the way up, for 20 s
+    assert energy.joules(booking | {"cpu_j": 700.0}, session) == pytest.approx(250.0)  # half of what is above 200 J
+    assert energy.joules(booking | {"cpu_j": 150.0}, session) == 0.0  # it read less than idling costs
+
+
 def test_what_was_read_is_taken_by_the_stages_share_of_the_work():
     session = {"components": ["cpu", "gpu"], "cores": 4, "watts": {}}
     booking = {"seconds": 1.0, "cpu_seconds": 1.0, "cpu_share": 0.25, "cpu_j": 80.0, "gpu_j": 300.0, "provenance": {}}

@@ -30,7 +30,7 @@ from prunelab.study import params
 from prunelab.training import training
 from prunelab.training.characters import character_tokenizer
 from tests.helpers import architecture_checks as checks
-from tests.helpers import zoo
+from tests.helpers import studies, zoo
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "docs" / "architectures.md"
@@ -222,7 +222,7 @@ def _settings(**changes):
     from ruamel.yaml import YAML
 
     yaml = YAML(typ="safe", pure=True)
-    raw = yaml.load(ROOT / "params.yaml")
+    raw = studies.raw("default")
     raw["fetch"] |= {
         "text": {"kind": "path", "name": "../text"},
         "split": {"by": "file", "validation_percent": 0, "test_percent": 0, "seed": 0},

@@ -11,7 +11,7 @@ def write(folder: Path, seeds: tuple[str, ...] = ("s1",)) -> None:
 
     The losses of a further seed are a tenth higher than those of the one before.
     """
-    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    text = (ROOT / "studies" / "default.yaml").read_text(encoding="utf-8")
     raw = yaml().load(text)
     raw["prune"] |= {"methods": ["random", "magnitude"], "rates": [50], "further": ["dense-average"]}
     raw["seeds"] = list(seeds)

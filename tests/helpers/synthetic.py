@@ -27,13 +27,13 @@ TWO_METHODS = {"methods": ["magnitude", "systematic"], "rates": [50, 60, 80]}
 
 
 def settings(folder: Path, **changes) -> params.Settings:
-    """The repository's params.yaml, with `changes` such as `seeds=["s1", "s2"]` or `prune={"rates": [50]}`.
+    """The default study, with `changes` such as `seeds=["s1", "s2"]` or `prune={"rates": [50]}`.
 
     Unless they say otherwise, nothing but controls is made beside method × rate, and every method's masks are timed, so
     that every row has an efficiency.json of its own.
     """
     yaml = YAML(typ="safe", pure=True)
-    content = yaml.load(ROOT / "params.yaml")
+    content = yaml.load(ROOT / "studies" / "default.yaml")  # params.yaml may hold the study that runs here
     content["prune"]["further"] = ["dense-average", "dense-best"]
     for key, value in changes.items():
         content[key] = (content[key] or {}) | value if isinstance(value, dict) else value

@@ -62,11 +62,11 @@ stages:
 
 TABLE = """\
 variant,method,rate,seed,dense,sparsity_pruned,loss,path
-dense,dense,,1337,dense,0.0,1.5,s1/dense
-random-50,random,50,1337,dense,0.5,3.0,s1/random-50
-random-80,random,80,1337,dense,0.8,4.0,s1/random-80
-magnitude-50,magnitude,50,1337,dense,0.5,1.7,s1/magnitude-50
-magnitude-80,magnitude,80,1337,dense,0.8,2.5,s1/magnitude-80
+dense,dense,,1337,s1/dense,0.0,1.5,s1/dense
+random-50,random,50,1337,s1/dense,0.5,3.0,s1/random-50
+random-80,random,80,1337,s1/dense,0.8,4.0,s1/random-80
+magnitude-50,magnitude,50,1337,s1/dense,0.5,1.7,s1/magnitude-50
+magnitude-80,magnitude,80,1337,s1/dense,0.8,2.5,s1/magnitude-80
 """
 
 

@@ -287,6 +287,20 @@ def test_logged_models_carry_figures_and_the_hash_but_no_weights(study):
 
 
 @pytest.mark.slow
+def test_a_study_of_two_seeds_has_a_run_and_a_logged_model_for_each(tmp_path, monkeypatch):
+    finished.write(tmp_path, seeds=("s1", "s2"))
+    monkeypatch.chdir(tmp_path)
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    experiment, identifiers, new = tracking.mirror(list(made().values()), "default", uri)
+    assert new == len(set(identifiers)) == 2 * 4 + 1
+    import mlflow
+
+    models = {model.name: model for model in mlflow.MlflowClient(uri).search_logged_models([experiment])}
+    assert {"magnitude-50 s1", "magnitude-50 s2"} < models.keys() and len(models) == 8
+    assert models["random-50 s2"].tags["dvc.path"] == "models/s2/random-50"
+
+
+@pytest.mark.slow
 def test_two_mirrors_at_once_make_one_store_with_every_run_once(study):
     command = [sys.executable, "-m", "prunelab.mirror.tracking"]
     both = [subprocess.Popen(command, cwd=study, env={**os.environ, "PYTHONPATH": str(ROOT)}) for _ in range(2)]

@@ -21,8 +21,16 @@ from prunelab.recipes import variants
 from prunelab.recovery import recovery
 from prunelab.study import params
 from prunelab.training import training
-from tests.helpers import tiny
-from tests.quality.test_reference import ROOT, run_quality, run_reference, settings, study  # noqa: F401 (a fixture)
+from tests.helpers import recipes, tiny
+from tests.pipeline.test_pipeline import graph
+from tests.quality.test_reference import (  # noqa: F401 (a fixture)
+    ROOT,
+    run_control,
+    run_quality,
+    run_reference,
+    settings,
+    study,
+)
 from tests.training.test_training import place, write_settings  # noqa: F401 (a fixture)
 
 
@@ -79,11 +87,30 @@ def test_what_is_no_question_and_no_glob_is_told_before_anything_runs(tmp_path, 
         inputs.of_sources(fetch(text=source(name=".", files="/texts/*.txt")))
 
 
+def test_what_a_recipe_leaves_open_is_known_to_the_stage_that_makes_it(tmp_path, monkeypatch):
+    from stages import inputs as stage
+
+    monkeypatch.chdir(tmp_path)
+    known = []
+    for further in (
+        ["dense-small", "depth-25"],
+        ["dense-small", "depth-25", "mlp-width-50", "dense-best"],  # behind the first
+        ["dense-small", "mlp-width-50", "depth-25"],
+        ["dense-small", "mlp-width-50", "depth-25-recovered"],
+        ["mlp-width-50", "depth-25-recovered"],
+    ):
+        monkeypatch.setattr(stage.params, "load", lambda further=further: recipes.settings(*further))
+        stage.main(["--out", "data/inputs"])
+        known.append(Path("data/inputs/recipes.json").read_text())
+    assert known[0] == known[1] and len(set(known)) == 4
+    assert "data/inputs/recipes.json" in graph()["further"]["deps"]
+
+
 def test_an_edited_file_of_questions_is_refused_until_dense_is_asked_again(study):  # noqa: F811
     rows = [{"query": "ab", "choices": ["c d", "e f"], "gold": 0} for _ in range(4)]
     Path("questions").mkdir()
     Path("questions/x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    settings(tasks={"names": ["questions/x.jsonl"], "limit": None, "shots": None})
+    settings(questions={"names": ["questions/x.jsonl"], "limit": None, "shots": None})
     run_reference()
     Path("questions/x.jsonl").write_text("".join(json.dumps(row | {"gold": 1}) + "\n" for row in rows))
     with pytest.raises(InputError, match="questions/x.jsonl is not the file that dense was asked; run the reference"):
@@ -101,7 +128,7 @@ def test_a_variant_of_another_dense_model_is_refused(study):  # noqa: F811
     weights = load_file("models/dense/model.safetensors")
     save_file({name: value * 2 for name, value in weights.items()}, "models/dense/model.safetensors", {"format": "pt"})
     with pytest.raises(InputError, match="dense-best: was made of another dense model"):
-        run_quality("dense-best", "dense")
+        run_control("dense-best")
 
 
 def test_figures_of_another_version_of_the_libraries_do_not_compare(study, monkeypatch):  # noqa: F811
@@ -238,10 +265,12 @@ def test_average_and_best_are_whole_where_files_name_tensors_otherwise(place, ar
             assert bool(((parameter == averages[name]) | (parameter == 0)).all()), name
         else:
             assert torch.equal(parameter, averages[name]) and not torch.equal(parameter, final[name]), name
-    from prunelab.quality import controls
+    from prunelab.making import steps
+    from prunelab.making.given import Given
     from prunelab.structure import removal
 
-    put = controls.put(checkpoint.load(dense), dense, "best")
+    steps.unpruned(Given(settings, "s1", dense), variants.parse("dense-best"), place / "dense-best")
+    put = checkpoint.load(place / "dense-best")
     loaded = removal._load(dense, "best")
     for name, parameter in loaded.named_parameters():
         assert torch.equal(parameter, best[name]) and torch.equal(dict(put.named_parameters())[name], best[name])

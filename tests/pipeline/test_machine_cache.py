@@ -38,6 +38,7 @@ def graph(tmp_path_factory):
     """A clone of the graph on "machine A", run once."""
     root = tmp_path_factory.mktemp("graph")
     yaml = YAML(typ="safe", pure=True)
+    yaml.sort_base_mapping_type_on_output = False  # the order of a matrix's axes is that of its stages' names
     pipeline = yaml.load(ROOT / "dvc.yaml")
     for name, stage in pipeline["stages"].items():
         body = stage.get("do", stage)
@@ -47,7 +48,7 @@ def graph(tmp_path_factory):
     with open(root / "dvc.yaml", "w") as file:
         yaml.dump({"stages": pipeline["stages"]}, file)
     settings = studies.raw("smoke")
-    settings["prune"] |= {"methods": ["random", "magnitude"], "rates": [50], "further": ["dense-average", "depth-50"]}
+    settings["prune"] |= {"methods": ["random", "magnitude"], "rates": [50], "further": ["depth-50"]}
     settings["seeds"] = ["s1", "s2"]
     with open(root / "params.yaml", "w") as file:
         yaml.dump(settings, file)
@@ -83,8 +84,8 @@ def readings(root):
 def test_another_machine_measures_again_and_the_first_one_gets_its_own_numbers_back(graph):
     executed = set((graph / "log.txt").read_text().splitlines())
     measuring = {name for name in executed if name.startswith("efficiency")}
-    # of both seeds: the dense model, the masks of efficiency.methods, and the two of prune.further
-    assert len(measuring) == 2 * (1 + 1 + 2)
+    # of both seeds: the dense model, the masks of efficiency.methods, and prune.further
+    assert len(measuring) == 2 * (1 + 1 + 1)
     assert {"train@s1", "train@s2", "prune@random-50-s2", "quality@random-50-s1", "further@depth-50-s2"} < executed
     on_a = readings(graph)
     assert len(on_a) == len(measuring)

@@ -26,25 +26,41 @@ def graph() -> dict:
 
 
 @pytest.mark.parametrize("name", list(graph()))
-def test_a_stage_lists_the_modules_it_is_made_of(name):
+def test_a_stage_lists_the_folders_it_is_made_of(name):
     stage = graph()[name]
     module = re.match(r"python -m stages\.(\w+)", stage["cmd"])[1]
-    listed = {dep for dep in stage.get("deps", []) if dep.endswith(".py")}
-    assert listed == imports.code_of(module), (
+    listed = [dep for dep in stage["deps"] if dep.split("/")[0] in imports.PACKAGES]
+    assert sorted(listed) == sorted(imports.code_of(module)), (
         f"dvc.yaml, {name}: python -m tests.helpers.imports writes what belongs there"
     )
+    for folder in listed:
+        assert (imports.ROOT / folder).exists()
 
 
 def test_training_does_not_depend_on_methods_or_on_the_report():
     """So that a researcher who adds a method, or edits the report, does not train again."""
     for name in ("fetch", "train", "reference"):
-        code = " ".join(graph()[name]["deps"])
-        assert "methods" not in code and "scores" not in code and "page" not in code
+        folders = {dep.removeprefix("prunelab/") for dep in graph()[name]["deps"]}
+        assert not folders & {"recipes", "pruning", "calibration", "structure", "recovery", "making", "report"}
+    for name, stage in graph().items():
+        listed = "prunelab/report" in stage["deps"]
+        assert listed == (name in ("export", "report", "mirror")), f"{name}: an edit of the report must measure nothing"
+
+
+def test_the_graph_is_short_and_so_are_folders_and_files():
+    lines = (imports.ROOT / "dvc.yaml").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 300 and len(graph()) <= 17
+    for package in ("prunelab", "stages", "flows"):
+        for path in (imports.ROOT / package).rglob("*.py"):
+            assert len(path.read_text(encoding="utf-8").splitlines()) <= 350, path
+    for folder in (path for path in (imports.ROOT / "prunelab").rglob("*") if path.is_dir()):
+        held = [path for path in folder.iterdir() if path.is_file() and path.suffix != ".pyc"]
+        assert len(held) <= 14, f"{folder}: {len(held)} files; split it by subject"
 
 
 def test_every_command_writes_where_dvc_looks():
     for name, stage in graph().items():
-        outs = [out if isinstance(out, str) else next(iter(out)) for out in stage["outs"]]
+        outs = [out if isinstance(out, str) else next(iter(out)) for out in stage.get("outs", [])]
         for option in re.findall(r"--(?:out|energy) (\S+)", stage["cmd"]):
             assert any(out == option or out.startswith(option + "/") for out in outs), (name, option)
 
@@ -52,11 +68,25 @@ def test_every_command_writes_where_dvc_looks():
 def test_a_bill_is_named_by_its_stage_so_that_the_report_finds_it():
     for name, stage in graph().items():
         module = re.match(r"python -m stages\.(\w+)", stage["cmd"])[1]
-        bill = re.search(r"--energy results/energy/(\S+)\.json", stage["cmd"])
+        bill = re.search(r"--energy results/energy/(?:\$\{item(?:\.seed)?\}/)?(\S+)\.json", stage["cmd"])
         if bill:
             assert re.fullmatch(rf"{module}(-.+)?", bill[1]), name
-        else:  # the last two read that folder; the probes do nothing worth booking
-            assert module in ("device", "inputs", "export", "report")
+        else:  # the last three read that folder; the probes do nothing worth booking
+            assert module in ("device", "inputs", "export", "report", "mirror")
+
+
+def test_what_is_made_for_a_seed_lies_in_that_seed_s_folders():
+    for name, stage in graph().items():
+        whole = yaml_of(stage)
+        seed = "${item.seed}" if "matrix" in stage else "${item}" if "${item}" in whole else None
+        for path in re.findall(r"(?<![\w/])(?:models|results)/[^\s\"',]+", whole):
+            shared = path in ("results/device.json", "models/best", "results/energy/fetch.json")
+            assert shared or seed in path.split("/"), (name, path)
+
+
+def yaml_of(stage: dict) -> str:
+    outs = [out if isinstance(out, str) else next(iter(out)) for out in stage.get("outs", [])]
+    return " ".join([stage["cmd"], *stage["deps"], *outs])
 
 
 @pytest.fixture(scope="module")
@@ -75,29 +105,46 @@ def rows(folder) -> list[dict]:
         return list(csv.DictReader(file))
 
 
+PROBES = ["device", "inputs"]  # they run every time, and so does the mirror
+
+
+def stages_of(kinds: tuple[str, ...], ids: list[str], seed: str = "s1") -> set[str]:
+    return {f"{kind}@{identifier}-{seed}" for kind in kinds for identifier in ids}
+
+
 @pytest.mark.slow
 def test_one_command_runs_every_stage_and_leaves_the_contract_s_files(study):
     folder, output = study
     settings = params.load(folder / "params.yaml")
     ids = [variant.id for variant in settings.variants()]
-    for stage in ("fetch", "train", "reference", "efficiency-dense", "export", "report"):
-        assert stage in ran(output)
+    masks, further, timed = ["magnitude-50", "systematic-50"], settings.prune.further, ["magnitude-50"]
+    assert sorted(ids) == sorted(["dense", *masks, *further])
+    assert set(ran(output)) == {
+        *PROBES, "fetch", "train@s1", "reference@s1", "calibrate@s1", "efficiency-dense@s1",
+        "export", "report", "mirror",
+        *stages_of(("prune", "quality"), masks), *stages_of(("efficiency",), timed),
+        *stages_of(("further", "quality-further", "efficiency-further"), further),
+    }  # fmt: skip
     for identifier in ids:
-        assert {f"{kind}@{identifier}" for kind in ("prune", "quality", "efficiency")} <= set(ran(output))
-        assert (folder / "models" / identifier / "sparsity.json").exists()
-        for part in ("quality.json", "efficiency.json", "readings.parquet"):
-            assert (folder / "results" / identifier / part).exists()
+        parts = ["quality.json"]
+        if identifier not in ("dense", "dense-average", "dense-best"):
+            assert (folder / "models" / "s1" / identifier / "sparsity.json").exists()
+        if identifier != "systematic-50":  # it does the work of magnitude-50
+            parts += ["efficiency.json", "readings.parquet"]
+        for part in parts:
+            assert (folder / "results" / "s1" / identifier / part).exists(), (identifier, part)
     delivered = json.loads((folder / "models" / "best" / "delivery.json").read_text())
-    assert delivered["variant"] in ["dense", *ids]
-    best, dense = (AutoModelForCausalLM.from_pretrained(folder / "models" / name) for name in ("best", "dense"))
-    assert best.num_parameters() == dense.num_parameters()
+    assert delivered["variant"] in ids
+    best, dense = (AutoModelForCausalLM.from_pretrained(folder / "models" / name) for name in ("best", "s1/dense"))
+    assert best.num_parameters() <= dense.num_parameters()
     table = rows(folder)
     assert list(table[0])[: len(CONTRACT)] == CONTRACT
-    assert [row["variant"] for row in table] == [*settings.references(), *ids]
+    assert [row["variant"] for row in table] == ids
     for row in table:
         assert float(row["loss"]) > 0
-        if row["variant"] in ids:
+        if row["variant"] in masks:
             assert float(row["sparsity_pruned"]) == pytest.approx(0.5, abs=0.001)
+        if row["variant"] in [*masks, "depth-50-recovered"]:
             assert int(row["packed_bytes"]) < int(row["dense_bytes"])
     assert (
         "http"
@@ -106,9 +153,28 @@ def test_one_command_runs_every_stage_and_leaves_the_contract_s_files(study):
 
 
 @pytest.mark.slow
-def test_a_second_repro_runs_nothing_but_the_probes_of_machine_and_files(study):
+def test_a_second_repro_runs_nothing_but_the_probes_of_machine_and_files_and_the_mirror(study):
     folder, _ = study
-    assert ran(workspace.run(folder, "dvc", "repro")) == ["device", "inputs"]
+    assert ran(workspace.run(folder, "dvc", "repro")) == [*PROBES, "mirror"]
+
+
+@pytest.mark.slow
+def test_importing_every_module_changes_no_stage(study):
+    folder, _ = study
+    code = (
+        "import importlib, pathlib\n"
+        "for path in sorted(pathlib.Path('prunelab').rglob('*.py')):\n"
+        "    if path.stem not in ('__init__', '__main__'):\n"
+        "        importlib.import_module('.'.join(path.with_suffix('').parts))\n"
+    )
+    workspace.run(folder, "python", "-c", code)
+    assert list((folder / "prunelab").rglob("*.pyc")), "nothing was compiled, which shows nothing"
+    assert changed(folder) == {*PROBES, "mirror"}
+
+
+def changed(folder) -> set[str]:
+    """The stages that `dvc repro` would run now, as far as can be known before it."""
+    return set(json.loads(workspace.run(folder, "dvc", "status", "--json")))
 
 
 @pytest.mark.slow
@@ -116,18 +182,71 @@ def test_a_report_option_runs_the_report_alone(study):
     folder, _ = study
     file = folder / "params.yaml"
     before = file.read_text()
+    assert 'title: "Smoke study"' in before
     file.write_text(before.replace('title: "Smoke study"', 'title: "Another title"'))
-    assert ran(workspace.run(folder, "dvc", "repro")) == ["device", "inputs", "report"]
+    assert ran(workspace.run(folder, "dvc", "repro")) == [*PROBES, "report", "mirror"]
     assert "Another title" in (folder / "report" / "index.html").read_text()
     file.write_text(before)
     workspace.run(folder, "dvc", "repro")
 
 
 @pytest.mark.slow
+def test_an_edit_in_report_trains_prunes_and_measures_nothing(study):
+    folder, _ = study
+    code = folder / "prunelab" / "report" / "page.py"
+    before = code.read_text()
+    code.write_text(before + "\n# An edit.\n")
+    assert changed(folder) == {*PROBES, "export", "report", "mirror"}
+    code.write_text(before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("old", "new", "added", "told"),
+    [
+        (
+            "seeds: [s1] ",
+            "seeds: [s1, s2] ",
+            {"train@s2", "reference@s2", "calibrate@s2", "efficiency-dense@s2"}
+            | stages_of(("prune", "quality"), ["magnitude-50", "systematic-50"], "s2")
+            | stages_of(("efficiency",), ["magnitude-50"], "s2")
+            | stages_of(
+                ("further", "quality-further", "efficiency-further"),
+                ["dense-average", "dense-best", "depth-50-recovered"],
+                "s2",
+            ),
+            set(),
+        ),
+        (
+            "further: [dense-average, dense-best, depth-50-recovered]",
+            "further: [dense-average, depth-50-int8, dense-best, depth-50-recovered]",
+            stages_of(("further", "quality-further", "efficiency-further"), ["depth-50-int8"]),
+            {"calibrate@s1"},  # it looks which statistics are needed now, and leaves the same ones
+        ),
+    ],
+    ids=["seed", "row"],
+)
+def test_a_seed_or_a_row_that_is_added_changes_no_other_result(study, old, new, added, told):
+    folder, _ = study
+    file, lock = folder / "params.yaml", folder / "dvc.lock"
+    before, locked = file.read_text(), lock.read_text()
+    assert old in before
+    file.write_text(before.replace(old, new))
+    tables = {"export", "report"}  # they list every row
+    assert changed(folder) == {*PROBES, "mirror", *tables, *told, *added}
+    if told:
+        workspace.run(folder, "dvc", "repro", "--single-item", *told)
+        assert changed(folder) == {*PROBES, "mirror", *tables, *added}
+    file.write_text(before)
+    lock.write_text(locked)
+    workspace.run(folder, "dvc", "checkout", "--force")
+
+
+@pytest.mark.slow
 def test_dvc_s_own_commands_work(study):
     folder, _ = study
     assert "systematic-50" in workspace.run(folder, "dvc", "metrics", "show")
-    assert "quality@magnitude-50" in workspace.run(folder, "dvc", "dag", "--dot")
+    assert "quality@magnitude-50-s1" in workspace.run(folder, "dvc", "dag", "--dot")
     workspace.run(folder, "dvc", "metrics", "diff")
     page = workspace.run(folder, "dvc", "plots", "show", "--out", "plots").strip().splitlines()[-1]
     assert page.endswith("index.html") and (folder / "plots" / "index.html").stat().st_size > 1000
@@ -136,8 +255,10 @@ def test_dvc_s_own_commands_work(study):
 @pytest.mark.slow
 def test_an_experiment_changes_a_setting_by_itself(study):
     folder, _ = study
-    output = workspace.run(folder, "dvc", "exp", "run", "--temp", "--name", "shorter", "-S", "train.epochs=2", "train")
-    assert "train" in ran(output) and "fetch" not in ran(output)
+    output = workspace.run(
+        folder, "dvc", "exp", "run", "--temp", "--name", "shorter", "-S", "train.epochs=2", "train@s1"
+    )
+    assert "train@s1" in ran(output) and "fetch" not in ran(output)
     assert "shorter" in workspace.run(folder, "dvc", "exp", "show", "--csv")
 
 
@@ -150,7 +271,7 @@ def test_a_second_clone_pulls_what_the_first_one_pushed(study, tmp_path):
     workspace.run(folder, "git", "commit", "--quiet", "-m", "results")
     workspace.run(tmp_path, "git", "clone", "--quiet", str(folder), "second")
     workspace.run(tmp_path / "second", "dvc", "pull")
-    assert ran(workspace.run(tmp_path / "second", "dvc", "repro")) == ["device", "inputs"]
+    assert ran(workspace.run(tmp_path / "second", "dvc", "repro")) == [*PROBES, "mirror"]
     assert rows(tmp_path / "second") == rows(folder)
 
 

@@ -16,8 +16,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from prunelab.errors import InputError
 from prunelab.quality import reference
 from prunelab.training.characters import character_tokenizer
+from stages import further
 from stages import quality as quality_stage
 from stages import reference as reference_stage
+from tests.helpers import studies
 
 ROOT = Path(__file__).parents[2]
 TEXT = "".join(np.random.default_rng(0).choice(list("abcdefghij .,é\n"), 3000))
@@ -30,16 +32,16 @@ SETTINGS = {
     "bootstrap_draws": 200,
     "robustness": {"texts": 4, "kinds": ["typos", "drop"], "strengths_percent": [10, 30], "seed": 1},
     "samples": {"prompts": ["ab", "c"], "tokens": 10, "temperature": 0.8, "seeds": [1]},
-    "tasks": {"names": [], "limit": None, "shots": None},
+    "questions": {"names": [], "limit": None, "shots": None},
 }
 
 
 def settings(**changes) -> None:
     """params.yaml in the current folder: the repository's, with the small quality section above."""
     yaml = YAML(typ="safe", pure=True)
-    content = yaml.load(ROOT / "params.yaml")
+    content = studies.raw("default")
     content["quality"] = SETTINGS | {k: v for k, v in changes.items() if k in SETTINGS}
-    content["prune"]["controls"] = changes.get("controls", ["average", "best"])
+    content["prune"]["further"] = changes.get("further", ["dense-average", "dense-best"])
     yaml.dump(content, Path("params.yaml"))
 
 
@@ -77,13 +79,18 @@ def study(tmp_path, monkeypatch):
 
 
 def run_reference(*more: str) -> None:
-    reference_stage.main(["--dense", "models/dense", "--data", "data", "--out", "results", *more])
+    reference_stage.main(["--dense", "models/dense", "--data", "data", "--out", "results/dense", *more])
 
 
 def run_quality(name: str, model: str, *more: str) -> dict:
     arguments = ["--model", f"models/{model}", "--reference", "results/dense", "--out", f"results/{name}", *more]
     quality_stage.main([name, *arguments])
     return json.loads(Path(f"results/{name}/quality.json").read_text())
+
+
+def run_control(name: str) -> dict:
+    further.main([name, "--dense", "models/dense", "--out", f"models/{name}"])
+    return run_quality(name, name)
 
 
 def test_a_variant_is_compared_with_dense_in_everything(study, capsys):
@@ -123,7 +130,7 @@ def test_a_variant_is_compared_with_dense_in_everything(study, capsys):
 def test_dense_does_not_differ_from_itself_and_the_best_checkpoint_may_be_dense(study):
     run_reference()
     dense = json.loads(Path("results/dense/quality.json").read_text())
-    best, average = (run_quality(name, "dense") for name in ("dense-best", "dense-average"))
+    best, average = (run_control(name) for name in ("dense-best", "dense-average"))
     for same in (dense, best):
         assert same["loss_diff"] == same["loss_diff_lo"] == same["loss_diff_hi"] == same["kl_to_dense"] == 0
         assert same["top1_agreement"] == 1
@@ -132,10 +139,10 @@ def test_dense_does_not_differ_from_itself_and_the_best_checkpoint_may_be_dense(
     assert average["variant"] == "dense-average" and average["kl_to_dense"] > 0
 
 
-def test_a_replica_has_its_own_names(study):
-    run_reference("--seed", "s2")
-    assert sorted(path.name for path in Path("results").iterdir()) == ["dense-s2"]
-    assert json.loads(Path("results/dense-s2/quality.json").read_text())["variant"] == "dense-s2"
+def test_another_seed_has_its_own_folder_and_the_same_names(study):
+    run_reference("--out", "results/s2/dense")
+    assert [path.as_posix() for path in Path("results").glob("*/*")] == ["results/s2/dense"]
+    assert json.loads(Path("results/s2/dense/quality.json").read_text())["variant"] == "dense"
 
 
 def test_a_variant_needs_neither_text_nor_dense_model_nor_slow_libraries(study):
@@ -183,7 +190,7 @@ def test_questions_are_asked_of_dense_and_variant_alike(study):
     pytest.importorskip("lm_eval", reason="lm-eval, the extra `tasks`, is not installed")
     rows = [{"query": "ab", "choices": ["cd", "efg", "h"], "gold": number % 3} for number in range(9)]
     Path("quiz.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
-    settings(tasks={"names": ["quiz.jsonl"], "limit": None, "shots": None}, controls=[])
+    settings(questions={"names": ["quiz.jsonl"], "limit": None, "shots": None}, further=[])
     run_reference()
     (task,) = run_quality("x-50", "variant")["tasks"]
     assert (task["task"], task["questions"], task["acc"]) == ("quiz", 9, pytest.approx(1 / 3))
@@ -216,10 +223,11 @@ def test_a_control_that_is_not_there_or_not_of_this_model_is_named(study):
     save_file({"foreign.weight": torch.zeros(1)}, "models/dense/history/average.safetensors")
     run_reference()
     with pytest.raises(InputError, match=r"'foreign.weight' does not belong to models/dense"):
-        run_quality("dense-average", "dense")
+        run_control("dense-average")
     Path("models/dense/history/average.safetensors").unlink()
-    with pytest.raises(InputError, match="no control 'average'; take it out of prune.controls"):
-        run_quality("dense-average", "dense")
+    with pytest.raises(InputError, match="no such file, so there is no dense-average; take it out of prune.further"):
+        run_control("dense-average")
+    assert not Path("models/dense-average").exists()
 
 
 def test_a_wrecked_variant_is_named_and_leaves_no_figures(study):

@@ -161,6 +161,13 @@ def test_markdown_has_a_row_a_variant_and_numbers_on_the_right(made):
     assert len({line.count("|") for line in lines}) == 1
 
 
+@pytest.mark.parametrize("text", ["", "variant,loss\n", "variant,seed,dense,loss\nwanda-50-s2,2,dense-s2,1.5\n"])
+def test_a_table_without_rows_or_of_an_earlier_version_is_one_line(tmp_path, text):
+    (tmp_path / "results.csv").write_text(text)
+    with pytest.raises(InputError, match="holds no results; write it again: dvc repro -f -s report"):
+        results.main(["--report", str(tmp_path)])
+
+
 def test_no_report_yet_is_one_line(tmp_path, capsys):
     with pytest.raises(InputError, match="the stage report writes it"):
         results.main(["--report", str(tmp_path)])

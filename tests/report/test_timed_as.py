@@ -5,7 +5,7 @@ import re
 import pytest
 
 from prunelab.recipes import variants
-from prunelab.report import charts, results, tables, verdict
+from prunelab.report import charts, page, results, tables, verdict
 from stages import report
 from tests.helpers import synthetic
 
@@ -110,6 +110,18 @@ def test_what_was_not_timed_is_no_point_of_time_and_no_reason_to_deploy_for_spee
     points = {line.get_gid() for axes in times for line in axes.lines if line.get_gid()}
     assert any(gid.startswith("name:magnitude-50: ") for gid in points)
     assert not any(gid.startswith("name:systematic-50: ") for gid in points)
+
+
+def test_times_by_workload_are_those_of_the_row_that_was_timed_for_the_choice(tmp_path):
+    work = {"prompt_tokens": 32, "batch": 1, "prefill_ms": 4.0, "decode_ms_per_token": 2.5, "decode_verdict": "faster"}
+    work |= {f"{phase}_ratio{end}": 0.8125 for phase in ("prefill", "decode") for end in ("", "_lo", "_hi")}
+    study = of(tmp_path)
+    study.files["s1/magnitude-50"]["efficiency"]["works"] = [work, work | {"batch": 8}]
+    chosen = next(row for row in study.rows if row["variant"] == "systematic-50")
+    assert study.timed_at(chosen) == "s1/magnitude-50"
+    chosen["packed_bytes"] = 1  # so small that it is the one to deploy
+    html = page.render(study, verdict.groups(study), page.Pictures(None, None, None, None))
+    assert "<code>magnitude-50</code> by prompt length and batch" in html and "0.812" in html
 
 
 def test_metrics_hold_a_time_where_it_was_measured(tmp_path):

@@ -1,15 +1,14 @@
 """Settings of prune.further and what names its entries: the order of rows, and what is wrong told in one line."""
 
-from pathlib import Path
-
 import pytest
 from ruamel.yaml import YAML
 
 from prunelab.errors import InputError
 from prunelab.study import params
+from tests.helpers import studies
 
 YAML_1_2 = YAML(typ="safe", pure=True)
-DEFAULT = YAML_1_2.load((Path(__file__).parents[2] / "params.yaml").read_text(encoding="utf-8"))
+DEFAULT = studies.raw("default")
 MASKS = {"methods": ["magnitude", "wanda"], "rates": [50]}
 
 

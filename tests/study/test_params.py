@@ -1,7 +1,5 @@
 """Settings: what is wrong is named in one line, with what is allowed and the nearest match."""
 
-from pathlib import Path
-
 import pytest
 from ruamel.yaml import YAML
 
@@ -9,14 +7,13 @@ from prunelab.errors import InputError
 from prunelab.study import params
 from tests.helpers import studies
 
-ROOT = Path(__file__).parents[2]
 RATES = "rates: [20, 40, 50, 60, 80]"
 SEEDS = "seeds: [s1]"
 
 
 @pytest.fixture
 def text():
-    return (ROOT / "params.yaml").read_text(encoding="utf-8")
+    return studies.text("default")
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in studies.FOLDER.glob("*.yaml")))

@@ -1,0 +1,53 @@
+"""Stages that run side by side get a share of the threads, which must not change what they find."""
+
+import numpy as np
+import pytest
+import torch
+
+from prunelab.pruning import pruning
+from prunelab.quality import quality
+from prunelab.recipes import variants
+from tests.helpers import tiny
+
+THREADS = (1, 2, 3)
+
+
+def wide():
+    """A model with matrices as large as the default study's, which threads share."""
+    return tiny.gpt2(n_embd=128, n_head=4)
+
+
+def with_each_count(work) -> list:
+    """What `work(count)` returns with each number of threads."""
+    before, found = torch.get_num_threads(), []
+    try:
+        for count in THREADS:
+            torch.set_num_threads(count)
+            found.append(work(count))
+    finally:
+        torch.set_num_threads(before)
+    return found
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_quality_is_the_same_to_the_last_digit_with_any_share_of_the_threads(precision):
+    model = quality.ready(wide(), precision)
+    tokens = np.random.default_rng(2).integers(0, 40, (64, 32)).astype(np.int32)
+    one, *others = with_each_count(lambda count: quality.score(model, tokens, "x", batch_tokens=1024).nll)
+    assert np.ptp(one[np.isfinite(one)]) > 0
+    for other in others:
+        assert np.array_equal(other, one, equal_nan=True)
+
+
+@pytest.mark.parametrize(("method", "rate"), [("magnitude", 50), ("magnitude-global", 50), ("random-sigma", "sigma80")])
+def test_pruning_by_scores_is_the_same_to_the_last_byte_with_any_share_of_the_threads(tmp_path, method, rate):
+    variant = variants.make(method, rate)
+    dense = tiny.dense_folder(tmp_path / "dense", wide())
+    plan = pruning.Plan(variant, variant.allocation or "uniform", "blocks", "last", seed=1, owl=None)
+
+    def pruned(count: int) -> dict[str, bytes]:
+        pruning.prune(dense, out := tmp_path / str(count), plan)
+        return {path.name: path.read_bytes() for path in out.iterdir()}
+
+    one, *others = with_each_count(pruned)
+    assert len(one) > 3 and all(other == one for other in others)
