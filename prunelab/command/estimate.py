@@ -8,7 +8,8 @@ Everything that can be chosen grows with one number, the effort, so the time is 
     seconds of timing a model   1 · effort        of energy windows       ¼ · effort
 
 `fixed` is what starting the stages costs, the samples that each model writes, what SparseGPT solves. Stages that do not
-measure run side by side, one a core, so what they take by themselves is shared by the cores.
+measure run side by side, so what one takes on a core is divided by how much more all cores do: timed, not counted,
+because a neighbour may have one of them.
 """
 
 import math
@@ -35,8 +36,7 @@ class Timed(NamedTuple):
     hessian_s: float  # to add a token of a crop to SparseGPT's sums
     solve_s: float  # to solve all of SparseGPT's layers
     prune_s: float  # to rank all weights and write the variant
-    cores: int  # that stages may share
-    computing: int  # how many of them compute at a time: as many, but one GPU
+    side_by_side: float  # so many times as much is done by all cores as by one: 1.9 of two that are quiet; 1 of a GPU
 
 
 class Choice(NamedTuple):
@@ -87,13 +87,13 @@ def cost(timed: Timed, choice: Choice, effort: float) -> Cost:
     # Reference, calibration, and for each variant a stage that makes it and one that scores it. Timed are dense, one
     # mask and depth: other masks take over the times of magnitude's.
     beside, measuring = 2 + 2 * variants, 2 + choice.depth
-    starting = timed.start_s * (ALONE + beside / timed.cores + measuring)
+    starting = timed.start_s * (ALONE + beside / timed.side_by_side + measuring)
     windows, crops = WINDOWS * effort * (1 + CORRUPTED) * choice.context, CROPS * effort * choice.context
     passes = bool(needing) + choice.depth  # the calibration, and what depth sees of it
     computing = (1 + variants) * (windows * timed.token_s + WRITTEN * timed.step_s)
     computing += crops * (passes * timed.token_s + timed.hessian_s * ("sparsegpt" in choice.methods))
     computing += variants * timed.prune_s + timed.solve_s * ("sparsegpt" in choice.methods)
-    return Cost(starting, computing / timed.computing, measuring * effort * (TIMING + ENERGY))
+    return Cost(starting, computing / timed.side_by_side, measuring * effort * (TIMING + ENERGY))
 
 
 def plan(timed: Timed, minutes: float, context: int, blocks_go: bool, rate: int) -> Plan:

@@ -121,22 +121,27 @@ def _time(folder: Path, name: str):
         raise InputError(f"{name}: takes {context} tokens at once, at least {SHORTEST} are needed to judge it")
     model = quality.ready(model, quality.precision())
     vocabulary = model.get_input_embeddings().num_embeddings
+
+    def token_seconds(windows: int) -> tuple[float, int]:
+        """(seconds a token, windows) of scoring so many windows, or twice as many again until it took a while."""
+        tokens = np.random.default_rng(0).integers(vocabulary, size=(windows, context), dtype=np.int32)
+        began = time.perf_counter()
+        quality.score(model, tokens, name, batch_tokens=4 * context)
+        seconds = time.perf_counter() - began
+        return (seconds / tokens.size, windows) if seconds >= PASS_SECONDS else token_seconds(2 * windows)
+
     # One thread: several would wait for each other where a neighbour has a core, and tell of that instead.
     with workers.threads(1):
-        windows, seconds = 1, 0.0
-        while seconds < PASS_SECONDS:
-            tokens = np.random.default_rng(0).integers(vocabulary, size=(windows, context), dtype=np.int32)
-            began = time.perf_counter()
-            quality.score(model, tokens, name, batch_tokens=4 * context)
-            seconds = time.perf_counter() - began
-            windows *= 2
+        token_s, windows = token_seconds(1)
         work = latency.Work(min(32, context // 2), 1, 4)
         served = [latency.serve(model, latency.prompts(model, work, 0), work.output_tokens) for _ in range(3)]
         hessian_s, solve_s = _sparsegpt(models.prunable_tensors(model))
         prune_s = _ranking() * sum(parameter.numel() for parameter in model.parameters())
-    step_s, cores = min(one.decode_ms_per_token for one in served) / 1000, max(1, int(device.usable_cores()))
-    computing = cores if model.device.type == "cpu" else 1
-    return estimate.Timed(start_s, seconds / tokens.size, step_s, hessian_s, solve_s, prune_s, cores, computing), model
+    step_s = min(one.decode_ms_per_token for one in served) / 1000
+    cores = max(1, int(device.usable_cores()))
+    # Here each thread has windows of its own and waits for nobody.
+    side_by_side = min(float(cores), max(1.0, token_s / token_seconds(cores * windows)[0]))
+    return estimate.Timed(start_s, token_s, step_s, hessian_s, solve_s, prune_s, side_by_side), model
 
 
 def _sparsegpt(tensors: list[dict]) -> tuple[float, float]:
@@ -250,7 +255,8 @@ def told(path: Path, rate: int, minutes: float, looked: Looked, plan: estimate.P
     models = [f"{method}-{rate}" for method in plan.choice.methods] + [f"depth-{rate}"] * plan.choice.depth
     lines = [
         f"{looked.kind}, {looked.parameters:,} parameters, {looked.blocks} blocks · here {1000 * timed.token_s:.3g} ms "
-        f"to score a token, {1000 * timed.step_s:.3g} ms to make one, {timed.start_s:.1f} s to start a stage",
+        f"to score a token, {1000 * timed.step_s:.3g} ms to make one, {timed.start_s:.1f} s to start a stage, "
+        f"{timed.side_by_side:.1f} of them at a time",
         f"plan for {minutes:g} minutes: about {cost.total_s / 60:.1f} ({cost.starting_s / 60:.1f} to start stages, "
         f"{cost.computing_s / 60:.1f} to compute, {cost.measuring_s / 60:.1f} to measure time and energy)",
         f"  {', '.join(models)} beside dense",

@@ -20,6 +20,7 @@ from prunelab.disk import files
 from prunelab.errors import InputError
 from prunelab.making.given import Given
 from prunelab.models.tensors import identity
+from prunelab.recipes.methods import METHODS
 from prunelab.recipes.variants import Variant
 
 FOLDER = Path("checkpoints/beginnings")
@@ -115,10 +116,11 @@ def _from_row(key: str, place: Path) -> bool:
 def _key(given: Given, step: Variant) -> str:
     """The hash of all that decides what `step` makes."""
     settings = given.settings
+    from_scratch = step.prunes == "mask" and METHODS[step.method].trains and not step.steps
     asked = {
         "recipe": step.id,
         "seed": given.seed,
-        "dense": identity(given.dense),
+        "dense": None if from_scratch else identity(given.dense),
         "calibration": _text(given.calibration, "calibration.json"),
         "data": _text(given.data, "text/manifest.json"),
         "prune": settings.prune.model_dump(mode="json", exclude={"methods", "rates", "further"}),

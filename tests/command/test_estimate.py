@@ -5,10 +5,8 @@ import pytest
 from prunelab.command import estimate
 from prunelab.errors import InputError
 
-# A stage starts in 4 s; a token is scored in 1 ms, made in 10 ms, added to SparseGPT's sums in 2 ms.
-TIMED = estimate.Timed(
-    start_s=4, token_s=0.001, step_s=0.01, hessian_s=0.002, solve_s=30, prune_s=5, cores=2, computing=2
-)
+# A stage starts in 4 s; a token is scored in 1 ms, made in 10 ms, added to SparseGPT's sums in 2 ms; two quiet cores.
+TIMED = estimate.Timed(start_s=4, token_s=0.001, step_s=0.01, hessian_s=0.002, solve_s=30, prune_s=5, side_by_side=2)
 ALL = estimate.Choice(("magnitude", "wanda", "sparsegpt"), True, 100)
 
 
@@ -32,10 +30,10 @@ def test_magnitude_alone_neither_calibrates_nor_solves():
     assert cost.measuring_s == 2 * 10
 
 
-def test_a_gpu_computes_for_one_stage_at_a_time():
-    one = estimate.cost(TIMED._replace(computing=1), ALL, 8)
-    assert one.computing_s == 2 * estimate.cost(TIMED, ALL, 8).computing_s
-    assert one.starting_s == estimate.cost(TIMED, ALL, 8).starting_s
+def test_where_neighbours_have_the_other_cores_all_is_done_one_after_the_other():
+    one, two = estimate.cost(TIMED._replace(side_by_side=1), ALL, 8), estimate.cost(TIMED, ALL, 8)
+    assert one.computing_s == 2 * two.computing_s and one.measuring_s == two.measuring_s
+    assert one.starting_s == pytest.approx(4 * (7 + 10 + 3))
 
 
 def test_a_plan_fills_the_minutes_that_there_are_but_for_the_reserve():

@@ -1,6 +1,7 @@
 """`prunelab try`: which models are taken, and the study that is written of one (the run itself: tests/pipeline)."""
 
 import json
+import os
 
 import pytest
 
@@ -11,7 +12,7 @@ from prunelab.study import params, studies
 from tests.helpers import tiny, workspace
 from tests.helpers.imports import ROOT
 
-FAST = estimate.Timed(0.1, 1e-6, 1e-4, 1e-6, 0.1, 0.1, 2, 2)
+FAST = estimate.Timed(0.1, 1e-6, 1e-4, 1e-6, 0.1, 0.1, 2)
 
 
 @pytest.fixture
@@ -80,6 +81,7 @@ def test_a_model_is_really_timed(project):
     looked = trying.look(trying.source_of("Tiny_Llama.v1"))
     assert looked.context == 64 and looked.blocks == 3 and looked.kind == "llama"
     assert all(value > 0 for value in looked.timed)
+    assert 1 <= looked.timed.side_by_side <= os.cpu_count()
     assert looked.timed.token_s < looked.timed.step_s < looked.timed.start_s
 
 

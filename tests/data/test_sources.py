@@ -256,7 +256,7 @@ def test_a_path_that_is_not_what_was_said_is_named(tmp_path, monkeypatch, name, 
 HUB_CODE = """
 import json, sys
 from pathlib import Path
-from prunelab import sources
+from prunelab.data import sources
 from prunelab.errors import InputError
 from prunelab.study.params import Text
 

@@ -168,6 +168,7 @@ def study(tmp_path, monkeypatch):
     settings = yaml.load(tmp_path / "params.yaml")
     settings["prune"] |= {"methods": ["gradual-magnitude", "movement"], "rates": [50]}
     settings["prune"]["gradual"] = {"begin_percent": 20, "end_percent": 80, "every_steps": 5}
+    settings["efficiency"]["methods"] = []
     yaml.dump(settings, tmp_path / "params.yaml")
     return tmp_path
 

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -173,6 +174,13 @@ def test_the_losses_of_the_curve_are_those_of_the_model_itself(place, architectu
         logp = model(input_ids=ids).logits[:, :-1].log_softmax(-1)
     expected = -logp.gather(-1, ids[:, 1:, None]).mean()
     assert float(known["validation_loss"]) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_it_tells_its_own_epochs_and_not_those_of_the_library(place, capfd):
+    run(place, epochs=3)
+    told = capfd.readouterr()
+    assert re.search(r"^epoch 3/3 · loss \d\.\d{3} · [\d.]+ k? ?tokens/s · 0:00 left$", told.out, re.MULTILINE)
+    assert "'epoch'" not in told.out + told.err and "eval_loss" not in told.out + told.err
 
 
 def fetched(place, renamed=lambda name: name):
