@@ -110,11 +110,17 @@ def small(given: Given, variant: Variant, like: Path, out: Path) -> dict:
     """
     from prunelab.training import training
 
-    settings, train = given.settings, given.settings.train
-    changes, extra = files.read_json(Path(like) / "sparsity.json")["structure"]["config_changes"], 0
+    changes = files.read_json(Path(like) / "sparsity.json")["structure"]["config_changes"]
+    settings = floor(given.settings, changes)
+    with files.whole_directory(out, like, given.data) as partial:
+        training.run(settings, given.data, partial, given.seed)
+    return {"variant": variant.id, "config_changes": changes, "epochs": settings.train.epochs}
+
+
+def floor(settings, changes: dict):
+    """The settings of the same training at another size, with the tokens of recovery more where the study recovers."""
+    train, extra = settings.train, 0
     if train.windows_per_epoch:
         extra = math.ceil(settings.tokens_of_recovery() / (train.windows_per_epoch * train.context))
     grown = train.model_copy(update={"config": {**train.config, **changes}, "epochs": train.epochs + extra})
-    with files.whole_directory(out, like, given.data) as partial:
-        training.run(settings.model_copy(update={"train": grown}), given.data, partial, given.seed)
-    return {"variant": variant.id, "config_changes": changes, "epochs": grown.epochs}
+    return settings.model_copy(update={"train": grown})

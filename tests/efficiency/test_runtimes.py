@@ -1,13 +1,15 @@
 """Runtimes compute what the model computes, and say when they are not here."""
 
+import shutil
+
 import pytest
 import torch
 
 from prunelab.efficiency import latency, memory, runtimes
 from prunelab.errors import InputError
 from prunelab.models import checkpoint, int8, models, onnx
-from stages import int8 as stage
-from tests.helpers import architectures, tiny, zoo
+from stages import further as stage
+from tests.helpers import architectures, tiny, workspace, zoo
 
 HERE = runtimes.available()
 
@@ -119,15 +121,16 @@ def test_a_head_that_is_no_longer_its_embedding_s_twin_stays_itself_in_int8(tmp_
 def test_a_model_that_cannot_run_in_int8_is_refused_by_the_stage_and_listed_with_the_reason(tmp_path, monkeypatch):
     model = zoo.random_model("Mamba", 40)
     folder = tiny.dense_folder(tmp_path / "models" / "dense", model)
+    shutil.copy(workspace.ROOT / "studies" / "default.yaml", tmp_path / "params.yaml")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError) as refusal:
-        stage.main(f"dense-int8 --dense {folder} --out models/dense-int8".split())
+        stage.main(f"dense-int8 --dense {folder} --out models/s1/dense-int8".split())
     told = str(refusal.value)
     assert told.startswith(
         "int8: MambaForCausalLM cannot run in int8: it uses a weight otherwise than to multiply by it"
     )
-    assert told.endswith("; take int8 out of runtimes.rows") and "\n" not in told
-    assert not (tmp_path / "models" / "dense-int8").exists()
+    assert told.endswith("; take int8 out of prune.further") and "\n" not in told
+    assert not (tmp_path / "models" / "s1" / "dense-int8").exists()
     with pytest.raises(InputError, match="MambaForCausalLM cannot run in int8"):
         runtimes.prepare(model, "int8")
 

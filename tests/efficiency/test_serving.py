@@ -11,7 +11,6 @@ from prunelab.pruning import pruning
 from prunelab.recipes import variants
 from prunelab.study import params
 from stages import runtimes as stage
-from stages import small
 from tests.helpers import synthetic, tiny
 
 SESSION = {"prefill_smallest_effect": 0.02, "decode_smallest_effect": 0.02, "device": "here"}
@@ -80,19 +79,6 @@ def test_the_stage_writes_every_runtime_and_says_one_line_each(dense, tmp_path, 
     }
     told = capsys.readouterr().out
     assert "dense on eager: decode" in told and "dense on semi-structured:" in told
-
-
-def test_the_floor_has_the_variant_s_config_and_the_tokens_of_training_and_recovery(tmp_path):
-    settings = synthetic.settings(tmp_path)
-    changed = small.floor(settings, {"n_inner": 200})
-    assert changed.train.config["n_inner"] == 200 and "n_inner" not in settings.train.config
-    assert changed.train.epochs == settings.train.epochs
-    recovering = synthetic.settings(
-        tmp_path, recover={"variants": ["magnitude-50"], "tokens": 100_000}, train={"windows_per_epoch": 1200}
-    )
-    extra = small.floor(recovering, {}).train.epochs - recovering.train.epochs
-    per_epoch = 1200 * recovering.train.context
-    assert (extra - 1) * per_epoch < 100_000 <= extra * per_epoch
 
 
 def test_settings_of_the_repository_name_only_known_runtimes():
