@@ -7,9 +7,9 @@ Everything that can be chosen grows with one number, the effort, so the time is 
     windows that are scored     8 · effort        crops of calibration    4 · effort
     seconds of timing a model   1 · effort        of energy windows       ¼ · effort
 
-`fixed` is what starting the stages costs, the samples that each model writes, what SparseGPT solves. Stages that do not
-measure run side by side, so what one takes on a core is divided by how much more all cores do: timed, not counted,
-because a neighbour may have one of them.
+`fixed` is what starting the stages costs, the least of passes that are timed, the samples that each model writes, what
+SparseGPT solves. Stages that do not measure run side by side, so what one takes on a core is divided by how much more
+all cores do: timed, not counted, because a neighbour may have one of them.
 """
 
 import math
@@ -20,6 +20,7 @@ from prunelab.errors import InputError
 LEAST, MOST = 2, 32  # effort: 16 to 256 windows, 8 to 128 crops, 2 to 32 seconds of timing a model
 WINDOWS, CROPS, TIMING, ENERGY = 8, 4, 1.0, 0.25  # an effort of 1 is so much of each
 CORRUPTED = 3 / WINDOWS / 8  # share of the windows that robustness adds: three kinds of an eighth of their number
+PASSES = 60  # of a measured pair at least: ten parts of four, the warm-up of both, what memory and energy need
 WRITTEN = 80  # tokens that each model writes as samples: 40 greedily, 40 drawn
 ALONE = 7  # stages that wait for each other: device, inputs, fetch, train, export, report, mirror
 RESERVE = 0.85  # of the minutes that are planned with: a neighbour may come, and pages be read from disk
@@ -33,6 +34,7 @@ class Timed(NamedTuple):
     start_s: float  # from the start of a stage to its model in memory, imports included
     token_s: float  # to score a token of a window
     step_s: float  # to make one more token of a text
+    pass_s: float  # to serve once what the efficiency is measured on
     hessian_s: float  # to add a token of a crop to SparseGPT's sums
     solve_s: float  # to solve all of SparseGPT's layers
     prune_s: float  # to rank all weights and write the variant
@@ -93,7 +95,9 @@ def cost(timed: Timed, choice: Choice, effort: float) -> Cost:
     computing = (1 + variants) * (windows * timed.token_s + WRITTEN * timed.step_s)
     computing += crops * (passes * timed.token_s + timed.hessian_s * ("sparsegpt" in choice.methods))
     computing += variants * timed.prune_s + timed.solve_s * ("sparsegpt" in choice.methods)
-    return Cost(starting, computing / timed.side_by_side, measuring * effort * (TIMING + ENERGY))
+    return Cost(
+        starting, computing / timed.side_by_side, measuring * (PASSES * timed.pass_s + effort * (TIMING + ENERGY))
+    )
 
 
 def plan(timed: Timed, minutes: float, context: int, blocks_go: bool, rate: int) -> Plan:

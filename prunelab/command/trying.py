@@ -19,6 +19,7 @@ from prunelab.study import params, studies
 WRITTEN = "# Written by `prunelab try"  # how such a file begins; one that begins otherwise is somebody's
 LONGEST = 512  # tokens of a window: what a CPU scores in reasonable batches
 SHORTEST = 16  # tokens that a model must take to be judged at all
+OUTPUT = 8  # tokens that are timed behind a prompt
 PASS_SECONDS = 1.0  # of scoring, before it is believed
 IMPORTS = "import torch, transformers, prunelab.models.loading, prunelab.quality.quality"
 BESIDE_S = 1.5  # what starting a stage takes besides its imports: DVC's own start, the hashes of what was written
@@ -137,11 +138,12 @@ def _time(folder: Path, name: str):
         served = [latency.serve(model, latency.prompts(model, work, 0), work.output_tokens) for _ in range(3)]
         hessian_s, solve_s = _sparsegpt(models.prunable_tensors(model))
         prune_s = _ranking() * sum(parameter.numel() for parameter in model.parameters())
-    step_s = min(one.decode_ms_per_token for one in served) / 1000
+    step_s, prefill_s = (min(getattr(one, name) for one in served) / 1000 for name in latency.COMPARED[::-1])
+    pass_s = prefill_s + OUTPUT * step_s
     cores = max(1, int(device.usable_cores()))
     # Here each thread has windows of its own and waits for nobody.
     side_by_side = min(float(cores), max(1.0, token_s / token_seconds(cores * windows)[0]))
-    return estimate.Timed(start_s, token_s, step_s, hessian_s, solve_s, prune_s, side_by_side), model
+    return estimate.Timed(start_s, token_s, step_s, pass_s, hessian_s, solve_s, prune_s, side_by_side), model
 
 
 def _sparsegpt(tensors: list[dict]) -> tuple[float, float]:
@@ -236,7 +238,7 @@ efficiency:
   seconds: {plan.timing_s}
   prompt_tokens: [{prompt}]
   batch_sizes: [1]
-  output_tokens: {min(8, context - prompt)}
+  output_tokens: {min(OUTPUT, context - prompt)}
 
 energy:
   seconds: {plan.energy_s}

@@ -84,7 +84,7 @@ def entries(settings: params.Settings) -> list[Entry]:
     numbers = {key: value for key, value in summary.items() if value is not None}
     attached = [path for path in (REPORT / "index.html", REPORT / "results.csv", Path("params.yaml")) if path.exists()]
     settled = {key: str(value)[:6000] for key, value in _flat(settings.model_dump()).items()}
-    tags = _tags("study", settings) | {"prunelab.report.results": whole}
+    tags = _tags("study", settings) | {"prunelab.results": whole}
     delivered, card = _delivered(outputs)
     made.append(
         Entry(

@@ -15,7 +15,7 @@ from prunelab.errors import InputError
 
 VARIABLE = "MLFLOW_TRACKING_URI"
 FILE = "mlflow.db"
-LATER = "the results are complete; mirror them later with: python -m prunelab.mirror.tracking"
+LATER = "the results are complete; mirror them later with: prunelab mirror"
 EXAMPLES = "http://HOST:5000 for a server or sqlite:///mlflow.db for a file"
 SERVERS = ("http", "https")
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")

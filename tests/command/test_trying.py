@@ -12,7 +12,7 @@ from prunelab.study import params, studies
 from tests.helpers import tiny, workspace
 from tests.helpers.imports import ROOT
 
-FAST = estimate.Timed(0.1, 1e-6, 1e-4, 1e-6, 0.1, 0.1, 2)
+FAST = estimate.Timed(0.1, 1e-6, 1e-4, 1e-3, 1e-6, 0.1, 0.1, 2)
 
 
 @pytest.fixture

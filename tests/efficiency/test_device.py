@@ -108,7 +108,7 @@ def test_this_threads_own_waiting_is_read_again_at_every_call(machine):
 
 def test_a_thread_that_shares_its_core_waits_half_of_the_time_and_a_sleeping_one_not():
     code = (
-        "import os, sys, time; from prunelab import device\n"
+        "import os, sys, time; from prunelab.efficiency import device\n"
         "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
         "if os.fork() == 0:\n"
         "    until = time.time() + 1.5\n"
@@ -193,7 +193,7 @@ def test_a_second_measurement_waits_for_the_first(tmp_path, capfd):
 
 def test_a_killed_measurement_leaves_no_lock_behind(tmp_path):
     code = (
-        "import sys, time; from prunelab import device\n"
+        "import sys, time; from prunelab.efficiency import device\n"
         "with device.alone(sys.argv[1]): print('in', flush=True); time.sleep(60)"
     )
     first = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)

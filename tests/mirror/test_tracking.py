@@ -155,7 +155,7 @@ def test_a_server_that_is_down_fails_the_command_with_one_line_but_not_a_study(s
         tracking.main([])
     tracking.main(["--if-reachable"])
     told = capsys.readouterr().out.splitlines()
-    assert len(told) == 1 and "mirror them later with: python -m prunelab.mirror.tracking" in told[0]
+    assert len(told) == 1 and "mirror them later with: prunelab mirror" in told[0]
 
 
 @pytest.mark.parametrize(

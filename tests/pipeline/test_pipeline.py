@@ -167,7 +167,8 @@ def test_importing_every_module_changes_no_stage(study):
         "    if path.stem not in ('__init__', '__main__'):\n"
         "        importlib.import_module('.'.join(path.with_suffix('').parts))\n"
     )
-    workspace.run(folder, "python", "-c", code)
+    usual = ("env", "-u", "PYTHONDONTWRITEBYTECODE", "-u", "PYTHONPYCACHEPREFIX")
+    workspace.run(folder, *usual, "python", "-c", code)
     assert list((folder / "prunelab").rglob("*.pyc")), "nothing was compiled, which shows nothing"
     assert changed(folder) == {*PROBES, "mirror"}
 
