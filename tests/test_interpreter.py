@@ -67,8 +67,6 @@ def test_dvc_with_another_python_on_path_loses_nothing_and_says_which_one_ran_in
 @pytest.mark.parametrize(
     "module", ["stages.train", "stages.device", "prunelab.study.params", "prunelab", "flows.local"]
 )
-    "module", ["stages.train", "stages.device", "prunelab.study.params", "prunelab", "flows.local"]
-)
 def test_every_command_says_it_before_its_first_import_fails(bare, module):
     done = run(workspace.ROOT, bare, "python", "-m", module, "--help")
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
