@@ -89,4 +89,4 @@ def of_file(path) -> str:
         check(settings)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    return f"{path}: study {settings.study}, {len(settings.variants())} variants, ok"
+    return f"{path}: study {settings.study}, {len(settings.variants()) - 1} variants, ok"

@@ -81,7 +81,7 @@ def deployment(study, found: list[Group]) -> list[str]:
     )
     if row.get("unreliable"):
         why = "; masks alone make no dense kernel faster" if verdict.masked_only(row, dense) else ""
-        told.append(f"It saves storage; its time was measured in an unreliable session and tells nothing{why}.")
+        told.append(f"It saves storage; its time is marked unreliable and tells nothing{why}.")
     elif row["decode_verdict"] == "faster":
         told.append(f"It decodes in {interval(_ratio(row), '.2f')} of dense's time.")
     elif row["decode_verdict"]:

@@ -83,7 +83,7 @@ def results(study, chosen: str | None) -> Table:
     for row in study.rows:
         efficiency, own = study.timed(row), not row["timed_as"]
         doubtful = "doubtful" if own and efficiency.get("unreliable") else ""
-        reasons = "unreliable session: " + "; ".join(efficiency.get("unreliable_because") or ["marked so"])
+        reasons = "unreliable: " + "; ".join(efficiency.get("unreliable_because") or ["marked so"])
         energy = number(row["decode_j_per_token"], ".3g")
         if row["energy_estimated"] and energy is not UNKNOWN:
             energy = energy._replace(text=f"{energy.text} est.", hint="estimated: time × modelled power")

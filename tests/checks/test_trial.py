@@ -143,7 +143,7 @@ def test_the_command_prints_one_line(tmp_path, monkeypatch, capsys):
     settings(tmp_path)
     monkeypatch.chdir(tmp_path)
     line.main(["check"])
-    assert capsys.readouterr().out == "params.yaml: study smoke, 3 variants, ok\n"
+    assert capsys.readouterr().out == "params.yaml: study smoke, 2 variants, ok\n"
     settings(tmp_path, "gpt2", {"n_layer": "2"})
     with pytest.raises(InputError, match=r"^params.yaml: train\.config\.n_layer: 'gpt2' refuses it"):
         checks.of_file("params.yaml")

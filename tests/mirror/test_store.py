@@ -22,7 +22,7 @@ def refused(monkeypatch, uri: str) -> str:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     with pytest.raises(Unreachable) as raised:
         store.address()
-    assert "\n" not in str(raised.value) and "python -m prunelab.mirror.tracking" in str(raised.value)
+    assert "\n" not in str(raised.value) and "prunelab mirror" in str(raised.value)
     return str(raised.value)
 
 

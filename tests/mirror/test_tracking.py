@@ -151,7 +151,7 @@ def test_the_link_compares_the_runs_at_once_and_shows_the_list_when_they_are_too
 
 def test_a_server_that_is_down_fails_the_command_with_one_line_but_not_a_study(study, monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{loopback.closed_port()}")
-    with pytest.raises(tracking.Unreachable, match="does not answer.*python -m prunelab.mirror.tracking"):
+    with pytest.raises(tracking.Unreachable, match="does not answer.*prunelab mirror"):
         tracking.main([])
     tracking.main(["--if-reachable"])
     told = capsys.readouterr().out.splitlines()
@@ -174,7 +174,7 @@ def test_a_server_that_refuses_is_told_with_its_reason_and_fails_no_study(
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
         tracking.main(["--if-reachable"])
         lines = capsys.readouterr().out.splitlines()
-        assert len(lines) == 1 and told in lines[0] and "python -m prunelab.mirror.tracking" in lines[0]
+        assert len(lines) == 1 and told in lines[0] and "prunelab mirror" in lines[0]
         with pytest.raises(tracking.Unreachable):
             tracking.main([])
 

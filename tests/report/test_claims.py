@@ -54,7 +54,7 @@ def test_a_time_of_an_unreliable_session_is_not_told(tmp_path):
     for row in study.rows:
         row["unreliable"] = True
     text = " ".join(claims.deployment(study, verdict.groups(study)))
-    assert "unreliable session and tells nothing" in text and "time ratio" not in text
+    assert "marked unreliable and tells nothing" in text and "time ratio" not in text
 
 
 def test_history_that_changes_nothing_is_said_so(tmp_path, monkeypatch):

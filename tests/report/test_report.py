@@ -113,7 +113,7 @@ def test_an_unreliable_session_is_marked_at_the_top_and_in_its_row(made, tmp_pat
     why = "the A/A interval of decode is 31.0 % wide, the limit is 10 %"
     change(tmp_path / "results" / "s1" / "magnitude-60" / "efficiency.json", unreliable=True, unreliable_because=[why])
     html = run(tmp_path)
-    assert "1 unreliable measuring session" in words(html) and why in words(html)
+    assert "1 unreliable measurement" in words(html) and why in words(html)
     row = re.search(r"<tr[^>]*><td[^>]*>magnitude-60</td>.*?</tr>", html, re.S)[0]
     assert "no difference ⚠" in row
     assert html.count("⚠") == 2  # the legend and the row
