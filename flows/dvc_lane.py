@@ -1,9 +1,8 @@
 """A dvc that stays: it does one request after the other, because a start of dvc costs a second of a core.
 
-A request is a line of JSON on standard input: {"repro": [stage, …], "threads": number or null}, {"graph": true} or
-{"changed": {stage: what it needs}}. What dvc and the stages print goes to standard output as it comes; then a line that
-begins with MARK holds the answer as JSON. `flows/lanes.py` asks. The module's name says dvc, by which
-`flows/workspace.py` knows whose locks are alive.
+A request is a line of JSON on standard input: {"repro": [stage, …], "threads": number or null} or {"look": true}. What
+dvc and the stages print goes to standard output as it comes; then a line that begins with MARK holds the answer as
+JSON. `flows/lanes.py` asks. The module's name says dvc, by which `flows/workspace.py` knows whose locks are alive.
 """
 
 import contextlib
@@ -30,7 +29,7 @@ def do(request: dict) -> dict:
     from dvc.exceptions import DvcException
 
     try:
-        return graph() if "graph" in request else {"changed": sorted(changed(request["changed"]))}
+        return look()
     except DvcException as error:  # dvc.yaml, dvc.lock or the folder is not as dvc wants it
         return {"error": " ".join(str(error).split())}
 
@@ -57,18 +56,12 @@ def hurry() -> None:
     _yaml.parse_yaml_for_update = _yaml.parse_yaml
 
 
-def graph() -> dict:
+def look() -> dict:
     from flows import graph
 
-    found = graph.read()
+    found, changed = graph.look()
     needs = {name: sorted(others) for name, others in found.needs.items()}
-    return {"needs": needs, "probes": sorted(found.probes), "last": sorted(found.last)}
-
-
-def changed(needs: dict[str, list[str]]) -> set[str]:
-    from flows import graph
-
-    return graph.changed({name: set(others) for name, others in needs.items()})
+    return {"needs": needs, "probes": sorted(found.probes), "last": sorted(found.last), "changed": sorted(changed)}
 
 
 @contextlib.contextmanager

@@ -9,31 +9,38 @@ class Graph(NamedTuple):
     last: set[str]  # those that run always, too, but behind others: the mirror
 
 
-def read(root: str = ".") -> Graph:
-    """The graph in the dvc.yaml of `root`."""
-    from dvc.repo import Repo
-
-    with Repo(root) as repo:
-        graph = repo.index.graph
-        # `addressing` would depend on the current directory. A data source (*.dvc) has no command and no name.
-        stages = {stage: stage.name for stage in graph if stage.is_data_source is False and stage.cmd}
-        needs = {
-            name: {stages[other] for other in graph.successors(stage) if other in stages}
-            for stage, name in stages.items()
-        }
-        always = {name for stage, name in stages.items() if stage.always_changed}
-        return Graph(needs, {name for name in always if not needs[name]}, {name for name in always if needs[name]})
-
-
-def changed(needs: dict[str, set[str]], root: str = ".") -> set[str]:
-    """The stages that DVC finds changed, and all that read their outputs, directly or not.
+def look(root: str = ".") -> tuple[Graph, set[str]]:
+    """The graph in the dvc.yaml of `root`, and what of it is to do: the stages that DVC finds changed, and all that
+    read their outputs, directly or not.
 
     A later one may still turn out unchanged when its turn comes; DVC then skips it.
     """
     from dvc.repo import Repo
 
-    with Repo(root) as repo:
-        found = {name for name, reasons in repo.status().items() if name in needs and reasons != ["always changed"]}
-    while more := {name for name, others in needs.items() if others & found} - found:
+    with Repo(root) as repo:  # one for both: reading dvc.yaml and dvc.lock takes as long as comparing
+        graph = _graph(repo)
+        found = {
+            name for name, reasons in repo.status().items() if name in graph.needs and reasons != ["always changed"]
+        }
+    while more := {name for name, others in graph.needs.items() if others & found} - found:
         found |= more
-    return found
+    return graph, found
+
+
+def read(root: str = ".") -> Graph:
+    """The graph alone."""
+    from dvc.repo import Repo
+
+    with Repo(root) as repo:
+        return _graph(repo)
+
+
+def _graph(repo) -> Graph:
+    graph = repo.index.graph
+    # `addressing` would depend on the current directory. A data source (*.dvc) has no command and no name.
+    stages = {stage: stage.name for stage in graph if stage.is_data_source is False and stage.cmd}
+    needs = {
+        name: {stages[other] for other in graph.successors(stage) if other in stages} for stage, name in stages.items()
+    }
+    always = {name for stage, name in stages.items() if stage.always_changed}
+    return Graph(needs, {name for name in always if not needs[name]}, {name for name in always if needs[name]})

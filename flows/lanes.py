@@ -4,11 +4,14 @@ import json
 import queue
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from flows import process
 from flows.dvc_lane import MARK
 from flows.graph import Graph
 from prunelab.errors import InputError
+
+LOCK_FILE = Path("dvc.lock")
 
 
 class Lanes:
@@ -27,16 +30,26 @@ class Lanes:
         """
         return self._ask({"repro": stages, "threads": threads}, on_line)["code"]
 
-    def graph(self, on_line: Callable[[str], None]) -> Graph:
-        """The stages. Raises InputError where dvc cannot read them."""
-        found = _checked(self._ask({"graph": True}, on_line))
-        needs = {name: set(others) for name, others in found["needs"].items()}
-        return Graph(needs, set(found["probes"]), set(found["last"]))
+    def look(self, run_probes: Callable[[list[str]], None], on_line: Callable[[str], None]) -> tuple[Graph, set[str]]:
+        """The stages, and those that are to run once `run_probes` has run the probes, which are not among them.
 
-    def changed(self, needs: dict[str, set[str]], on_line: Callable[[str], None]) -> set[str]:
-        """flows.graph.changed(). Raises InputError where dvc cannot tell."""
-        request = {"changed": {name: sorted(others) for name, others in needs.items()}}
-        return set(_checked(self._ask(request, on_line))["changed"])
+        Raises InputError where dvc cannot tell.
+        """
+        graph, changed = self._look(on_line)
+        before = _locked()
+        run_probes(sorted(graph.probes))
+        if _locked() != before:  # they found another machine, other files
+            graph, changed = self._look(on_line)
+        return graph, changed - graph.probes
+
+    def _look(self, on_line: Callable[[str], None]) -> tuple[Graph, set[str]]:
+        found = self._ask({"look": True}, on_line)
+        if "error" in found:
+            raise InputError(f"dvc: {found['error']}")
+        if "code" in found:
+            raise InputError(f"dvc ended with exit code {found['code']} when it was asked what there is to do")
+        needs = {name: set(others) for name, others in found["needs"].items()}
+        return Graph(needs, set(found["probes"]), set(found["last"])), set(found["changed"])
 
     def close(self) -> None:
         """End the lanes, all of which must be free."""
@@ -64,11 +77,6 @@ class Lanes:
             return process.Child(command, asked=True, own_session=self._own_session)
 
 
-def _checked(answer: dict) -> dict:
-    if "error" in answer:
-        raise InputError(f"dvc: {answer['error']}")
-    if "code" in answer:
-        raise InputError(
-            f"dvc ended with exit code {answer['code']} when it was asked what there is to do; see its log"
-        )
-    return answer
+def _locked() -> bytes:
+    """What DVC knows of every stage's inputs and outputs."""
+    return LOCK_FILE.read_bytes() if LOCK_FILE.exists() else b""

@@ -68,9 +68,7 @@ def _run_study(show_seeds: bool, workers: int | None) -> None:
 def _run_stages(lanes: Lanes, log: Log, show_seeds: bool, room: Room) -> None:
     """Run what changed, and what always runs. Raises Failed after all that could run has run."""
     began = time.monotonic()
-    graph = lanes.graph(lambda line: log.write("dvc", line))
-    _run_probes(lanes, log, sorted(graph.probes))
-    changed = lanes.changed(graph.needs, lambda line: log.write("dvc", line)) - graph.probes
+    graph, changed = lanes.look(lambda names: _run_probes(lanes, log, names), lambda line: log.write("dvc", line))
     todo = changed | graph.last
     counts = Counter(unchanged=len(graph.needs) - len(graph.probes) - len(todo))
     if not changed - graph.last:

@@ -87,10 +87,7 @@ def study(study: str | None = None, workers: int | None = None) -> None:
 def _run_stages(title: str, show_seeds: bool, room: Room) -> int:
     """Run what changed, and what always runs; how many had changed. Raises StageFailed after all that could run has."""
     log, lanes = get_run_logger(), _lanes[-1]
-    graph = lanes.graph(log.info)
-    for name in sorted(graph.probes):
-        run_stage.submit(name).result()
-    changed = lanes.changed(graph.needs, log.info) - graph.probes
+    graph, changed = lanes.look(lambda names: [run_stage.submit(name).result() for name in names], log.info)
     todo = changed | graph.last
     log.info("%d stages: %d to run, %d unchanged", len(graph.needs), len(todo), len(graph.needs) - len(todo))
     if not changed - graph.last:

@@ -28,7 +28,8 @@ def lane_processes() -> list[psutil.Process]:
 
 def test_a_lane_does_one_stage_after_the_other_and_ends_when_closed(lanes, toy):  # noqa: F811
     lines = []
-    assert lanes.graph(lines.append).last == {"mirror"}
+    graph, changed = lanes.look(lambda names: None, lines.append)
+    assert graph.last == {"mirror"} and changed == graph.needs.keys() - {"device"}
     assert lanes.repro(["device", "fetch"], lines.append) == 0
     assert "this is device" in lines and "this is fetch" in lines
     first = lane_processes()
@@ -36,6 +37,21 @@ def test_a_lane_does_one_stage_after_the_other_and_ends_when_closed(lanes, toy):
     assert lane_processes() == first and len(first) == 1
     lanes.close()
     assert lane_processes() == []
+
+
+def test_what_is_to_do_is_asked_again_where_a_probe_found_something_else(lanes, toy):  # noqa: F811
+    subprocess.run([sys.executable, "-m", "dvc", "repro", "--quiet"], check=True)
+
+    def probe(names: list[str]) -> None:
+        assert lanes.repro(names, print) == 0
+
+    assert lanes.look(probe, print)[1] == set()
+    script = toy / "stage.sh"
+    script.write_text(script.read_text() + '[ "$1" != device ] || echo another machine > device.json\n')
+    assert lanes.look(probe, print)[1] == {
+        "efficiency@random-50", "efficiency@random-80", "efficiency@magnitude-50", "efficiency@magnitude-80", "report",
+        "mirror",
+    }  # fmt: skip
 
 
 def test_a_stage_that_fails_leaves_the_lane_to_the_next(lanes, toy):  # noqa: F811
@@ -65,7 +81,7 @@ def test_a_stage_reads_nothing_of_what_is_asked(lanes, toy):  # noqa: F811
 
 
 def test_a_lane_writes_the_lock_file_that_dvc_itself_writes(lanes, toy):  # noqa: F811
-    everything = [*lanes.graph(print).needs]
+    everything = [*lanes.look(lambda names: None, print)[0].needs]
     assert lanes.repro(["device", "fetch", "train"], print) == 0
     assert lanes.repro([name for name in everything if name.startswith("prune")], print) == 0
     ours = (toy / "dvc.lock").read_bytes()
