@@ -5,36 +5,25 @@
 """
 
 import argparse
-from pathlib import Path
 
-from prunelab.disk import places
 from prunelab.energy import energy
 from prunelab.errors import exit_cleanly
-from prunelab.making.given import Given
+from prunelab.making import given
 from prunelab.recipes import variants
-from prunelab.study import params
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.further", description=__doc__.partition("\n")[0])
     parser.add_argument("variant", help="its id, such as depth-25, wanda-50-recovered or dense-int8")
-    parser.add_argument("--dense", type=Path, required=True, help="folder of the dense model")
-    parser.add_argument("--calibration", type=Path, help="folder of the stage calibrate, for steps that look at text")
-    parser.add_argument("--data", type=Path, help="folder that the stage fetch wrote, for steps that train")
-    parser.add_argument("--seed", default=params.FIRST_SEED, help="tag of the seed, such as s2 (s1: the study's own)")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the variant")
-    parser.add_argument("--energy", type=Path, help="JSON file that books what this stage used")
+    given.add_options(parser)
     arguments = parser.parse_args(argv)
-    inputs = (arguments.dense, arguments.data, arguments.calibration)
-    places.check_folder(arguments.out, *(one for one in inputs if one))  # now, not after hours of training
-    settings = params.load()
+    told = given.of_options(arguments)
     variant = variants.parse(arguments.variant)
-    long = "recovered" in variant.steps or variant.id == "dense-small"
-    with energy.stage_meter(f"further-{variant.id}", arguments.energy, long=long, country=settings.energy.country):
+    long = told.takes_long(variant)
+    with energy.stage_meter(f"further-{variant.id}", arguments.energy, long=long, country=told.settings.energy.country):
         from prunelab.making import chain  # after the settings: a misspelt key must not wait for slow imports
 
-        given = Given(settings, arguments.seed, arguments.dense, arguments.data, arguments.calibration)
-        facts = chain.make(given, variant, arguments.out)
+        facts = chain.make(told, variant, arguments.out)
     print(f"{variant.id}: {describe(facts)}")
 
 

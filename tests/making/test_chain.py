@@ -187,7 +187,7 @@ def test_the_stage_says_in_a_line_what_it_made_and_books_what_it_used(study, mon
     if "int8" in identifier:
         pytest.importorskip("torchao", reason="torchao, the extra `int8`, is not installed")
     further = {"depth-50", "magnitude-60-recovered", identifier}
-    monkeypatch.setattr(stage.params, "load", lambda: recipes.settings(*further))
+    monkeypatch.setattr(stage.given.params, "load", lambda: recipes.settings(*further))
     folders = ["--dense", "models/dense", "--calibration", "models/calibration", "--data", "data"]
     stage.main([identifier, *folders, "--out", f"models/{identifier}", "--energy", "energy.json"])
     assert capsys.readouterr().out.splitlines(keepends=True)[-1].startswith(line)
