@@ -1,8 +1,8 @@
 """A dvc that stays: it does one request after the other, because a start of dvc costs a second of a core.
 
-A request is a line of JSON on standard input: {"repro": [stage, …], "threads": number or null} or {"look": true}. What
-dvc and the stages print goes to standard output as it comes; then a line that begins with MARK holds the answer as
-JSON. `flows/lanes.py` asks. The module's name says dvc, by which `flows/workspace.py` knows whose locks are alive.
+A request is a line of JSON on standard input: {"repro": [stage, …], "environment": {name: value}} or {"look": true}.
+What dvc and the stages print goes to standard output as it comes; then a line that begins with MARK holds the answer
+as JSON. `flows/lanes.py` asks. The module's name says dvc, by which `flows/workspace.py` knows whose locks are alive.
 """
 
 import contextlib
@@ -11,7 +11,6 @@ import os
 import sys
 
 MARK = "\x1e"  # ASCII's record separator, which no stage prints at the beginning of a line
-THREADS = "OMP_NUM_THREADS"  # read by torch at its start
 
 
 def main() -> None:
@@ -25,7 +24,7 @@ def main() -> None:
 
 def do(request: dict) -> dict:
     if "repro" in request:
-        return repro(request["repro"], request["threads"])
+        return repro(request["repro"], request["environment"])
     from dvc.exceptions import DvcException
 
     try:
@@ -34,11 +33,11 @@ def do(request: dict) -> dict:
         return {"error": " ".join(str(error).split())}
 
 
-def repro(stages: list[str], count: int | None) -> dict:
+def repro(stages: list[str], more: dict[str, str]) -> dict:
     from dvc.cli import main as dvc
 
     hurry()
-    with threads(count):
+    with environment(more):
         # Its default patience for dvc's lock is 3 s; several run side by side here.
         return {"code": dvc(["--wait-for-lock", "repro", "--single-item", *stages])}
 
@@ -65,18 +64,15 @@ def look() -> dict:
 
 
 @contextlib.contextmanager
-def threads(count: int | None):
-    """Within, stages compute with `count` threads; None leaves the environment as the user made it."""
-    before = os.environ.get(THREADS)
-    if count is not None:
-        os.environ[THREADS] = str(count)
+def environment(more: dict[str, str]):
+    """Within, stages find these variables as well."""
+    before = dict(os.environ)
+    os.environ.update(more)
     try:
         yield
     finally:
-        if before is not None:
-            os.environ[THREADS] = before
-        else:
-            os.environ.pop(THREADS, None)
+        os.environ.clear()
+        os.environ.update(before)
 
 
 if __name__ == "__main__":

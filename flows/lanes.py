@@ -3,15 +3,19 @@
 import json
 import queue
 import sys
+import tempfile
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
-from flows import process
+from flows import forkserver, process
 from flows.dvc_lane import MARK
 from flows.graph import Graph
 from prunelab.errors import InputError
 
 LOCK_FILE = Path("dvc.lock")
+THREADS = "OMP_NUM_THREADS"  # read by torch when it is imported
 
 
 class Lanes:
@@ -21,14 +25,21 @@ class Lanes:
         """own_session: as in process.Child."""
         self._own_session = own_session
         self._free: queue.LifoQueue[process.Child] = queue.LifoQueue()
+        self._forks: Forks | None = None
+        self._starting = threading.Lock()
 
-    def repro(self, stages: list[str], on_line: Callable[[str], None], threads: int | None = None) -> int:
+    def repro(
+        self, stages: list[str], on_line: Callable[[str], None], threads: int | None = None, fork: bool = False
+    ) -> int:
         """`dvc repro` of these stages alone, in this order; its exit code. Every line of output goes to `on_line`.
 
-        threads: how many the stages compute with; None: as many as they take. Raises process.Stopped after
-        `process.stop()`.
+        threads: how many the stages compute with; None: as many as they take. fork: they need not start from nothing
+        (flows/forkserver.py). Raises process.Stopped after `process.stop()`.
         """
-        return self._ask({"repro": stages, "threads": threads}, on_line)["code"]
+        environment = {} if threads is None else {THREADS: str(threads)}
+        if fork and forkserver.possible():
+            environment[forkserver.ADDRESS] = self._forkserver()
+        return self._ask({"repro": stages, "environment": environment}, on_line)["code"]
 
     def look(self, run_probes: Callable[[list[str]], None], on_line: Callable[[str], None]) -> tuple[Graph, set[str]]:
         """The stages, and those that are to run once `run_probes` has run the probes, which are not among them.
@@ -52,12 +63,15 @@ class Lanes:
         return Graph(needs, set(found["probes"]), set(found["last"])), set(found["changed"])
 
     def close(self) -> None:
-        """End the lanes, all of which must be free."""
+        """End the lanes, all of which must be free, and the server that their stages were forked from."""
         while True:
             try:
                 self._free.get_nowait().close()
             except queue.Empty:
-                return
+                break
+        if self._forks:
+            self._forks.close()
+            self._forks = None
 
     def _ask(self, request: dict, on_line: Callable[[str], None]) -> dict:
         lane = self._take()
@@ -69,12 +83,35 @@ class Lanes:
             on_line(line)
         return {"code": lane.wait() or 1}  # it ended before it had answered, such as killed for want of memory
 
+    def _forkserver(self) -> str:
+        """The address of the server, which is started when it is first asked for."""
+        with self._starting:
+            if self._forks is None:
+                self._forks = Forks(self._own_session)
+            return self._forks.address
+
     def _take(self) -> process.Child:
         try:
             return self._free.get_nowait()
         except queue.Empty:
             command = [sys.executable, "-m", "flows.dvc_lane"]
             return process.Child(command, asked=True, own_session=self._own_session)
+
+
+class Forks:
+    """The running server."""
+
+    def __init__(self, own_session: bool):
+        self._folder = tempfile.TemporaryDirectory(prefix="prunelab-")
+        self.address = f"{self._folder.name}/forks"  # short: a socket's path has at most 107 bytes
+        command = [sys.executable, "-m", "flows.forkserver", self.address]
+        self._child = process.Child(command, output=False, own_session=own_session)
+        while not Path(self.address).exists() and self._child.runs():  # a tenth of a second
+            time.sleep(process.POLL_SECONDS)
+
+    def close(self) -> None:
+        self._child.close()
+        self._folder.cleanup()
 
 
 def _locked() -> bytes:

@@ -17,7 +17,7 @@ from flows import process, workspace
 from flows.lanes import Lanes
 from flows.repro import Said, is_noise
 from flows.room import Room
-from flows.schedule import Schedule, follow, remaining_seconds
+from flows.schedule import Schedule, follow, forks, remaining_seconds
 from flows.screen import Log, Screen, failures
 from prunelab import errors
 
@@ -119,7 +119,7 @@ def _carry_out(plan: Schedule, lanes: Lanes, log: Log, screen: Screen, room: Roo
                 screen.said(name, line)
 
         try:
-            code = lanes.repro([name], on_line, threads)
+            code = lanes.repro([name], on_line, threads, forks(name))
         except process.Stopped:
             code = None
         except BaseException as error:

@@ -83,6 +83,9 @@ class Child:
             self._process.stdin.write(line.encode() + b"\n")
             self._process.stdin.flush()
 
+    def runs(self) -> bool:
+        return self._process.poll() is None
+
     def wait(self) -> int:
         """Its exit code once it has ended (128 + n: by signal n). Raises Stopped after `stop()`."""
         try:

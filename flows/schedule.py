@@ -22,6 +22,7 @@ from prunelab.recipes.methods import METHODS
 from prunelab.recipes.variants import Variant
 
 MEASURING = ("efficiency", "runtimes")  # so begin the names of stages beside which nothing runs
+LIGHT = ("device", "inputs", "report", "mirror")  # these import no torch
 NEWS_SECONDS = 60  # between two signs of life while nothing finishes
 
 
@@ -133,6 +134,12 @@ def shares(name: str) -> bool:
     if kind == "further" and recipe is not None:
         return recipe.prunes is None and recipe.id != "dense-small"
     return kind == "reference" or kind.startswith("quality")
+
+
+def forks(name: str) -> bool:
+    """Whether it may begin in a process that has imported torch already: not what measures, whose figures are those of
+    a process of its own."""
+    return not measures(name) and _kind(name) not in LIGHT
 
 
 def _split(name: str) -> tuple[str, Variant | None]:

@@ -24,7 +24,7 @@ from flows import process, told, workspace
 from flows.lanes import Lanes
 from flows.repro import Said, is_noise
 from flows.room import Room
-from flows.schedule import Schedule, clock, follow, remaining_seconds
+from flows.schedule import Schedule, clock, follow, forks, remaining_seconds
 from prunelab import errors
 
 RESULTS = Path("report/results.csv")
@@ -55,7 +55,7 @@ def run_stage(name: str, threads: int | None = None) -> float:
         if not is_noise(line):
             log.info("%s", line)
 
-    if code := _lanes[-1].repro([name], on_line, threads):
+    if code := _lanes[-1].repro([name], on_line, threads, forks(name)):
         words = "\n".join(said.words())
         raise StageFailed(f"stage {name} failed with exit code {code}; it said:\n{words}", said.is_users_mistake)
     return time.monotonic() - began

@@ -217,7 +217,9 @@ def test_a_kill_of_the_flows_inner_process_ends_its_stages_and_the_server_it_had
 
 
 def test_what_a_cancelled_flow_left_undone_is_done_by_the_next_one(long_training, server, monkeypatch):
-    start(long_training).kill()
+    started = start(long_training)
+    started.kill()
+    started.wait(60)
     wait_until(lambda: not processes_of(long_training), long_training, 30)
     (long_training / "dvc.yaml").write_text(toys.PIPELINE.format(train_seconds=0, prune_seconds=0))
     monkeypatch.chdir(long_training)

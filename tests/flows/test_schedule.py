@@ -2,7 +2,7 @@
 
 import pytest
 
-from flows.schedule import Schedule, Start, clock, remaining_seconds, shares
+from flows.schedule import Schedule, Start, clock, forks, remaining_seconds, shares
 
 NEEDS = {
     "train": set(),
@@ -122,3 +122,9 @@ def test_there_is_no_estimate_before_a_stage_has_finished():
 
 def test_seconds_are_told_as_a_clock_does():
     assert [clock(seconds) for seconds in (7, 75, 3675.4)] == ["0:07", "1:15", "1:01:15"]
+
+
+def test_what_measures_and_what_needs_no_torch_begins_in_a_process_of_its_own():
+    fresh = ["efficiency-dense@s1", "efficiency@magnitude-50-s1", "efficiency-further@depth-25-s1", "runtimes@dense-s1"]
+    assert not any(forks(name) for name in [*fresh, "device", "inputs", "report", "mirror"])
+    assert all(forks(name) for name in ["quality@wanda-50-s1", "prune@wanda-50-s1", "efficiency-further@dense-best-s1"])
