@@ -140,7 +140,7 @@ def _become(job: dict) -> None:
         import torch
 
         torch.set_num_threads(int(threads))
-    sys.path[0] = job["folder"]
+    sys.path[:1] = [job["folder"], *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     sys.argv = ["-m", *job["arguments"]]
     runpy.run_module(job["module"], run_name="__main__", alter_sys=True)
 

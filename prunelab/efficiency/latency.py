@@ -1,4 +1,4 @@
-"""Prefill and decode times of a model beside its dense model, alternating pass by pass.
+"""Prefill and decode times of a model beside its dense model, taking turns.
 
 What is timed (one pass of fixed work; the clock is read only after the device has finished):
 
@@ -12,9 +12,19 @@ kernel counts it) and stands beside, as `waited_ms`. On a machine of its own tha
 it is half of the time, and without it an A/A interval is three times as wide. Tokens per second come from the whole
 `decode_ms`.
 
-A block is A B B A or B A A B (drawn by the seed): a steady drift hits both models alike and cancels in the block's
-ratio. Models alternate per pass, because a neighbour comes and goes in seconds. A block that was disturbed is dropped
-with both its arms. The rule stands in disturbance.py, looks at no reading, and is the same for every model.
+Two passes, one of each model, go on side by side and take turns of TURN steps (the step after a turn of the other model
+brings the weights back into the caches and is not read, so a model that fits there is timed as if it were alone):
+
+    variant |prefill|        |s s s|           |s s s|s s s|
+    dense           |prefill|      |s s s|s s s|            …
+
+On a virtual machine a core is faster and slower by 7 % from one half second to the next; what it is now it is for both.
+(The ratio of two equal models scattered by 7.3 % from block to block with whole passes, by 3.8 % with turns of four
+steps, by 2.4 % with turns of two: an eighth of the time for the same interval.)
+
+A block is two such pairs, A B then B A or B A then A B (drawn by the seed): a steady drift hits both models alike and
+cancels in the block's ratio. A block that was disturbed is dropped with both its arms. The rule stands in
+disturbance.py, looks at no reading, and is the same for every model.
 
     | copy weights, ABBA … | copy weights, BAAB … | … at least PARTS times; the bootstrap resamples parts
 
@@ -52,6 +62,7 @@ PARTS = 10  # before the first look at the interval; each has weights in another
 PART_S = 0.1  # seconds that a part lasts, or a tenth of the budget where that is less; at least a block
 GROWTH = 1.25  # so many times the parts before the next look
 LEVEL = 0.965  # at which an interval is computed that is to hold the truth 95 times of 100, looks included
+TURN = 3  # steps, the first of which is not read
 STEADY = 0.05  # warm-up ends when medians of successive rounds differ by less
 ROUND_PASSES = 3
 
@@ -109,20 +120,56 @@ def decode_one_token(model, token: torch.Tensor, cache):
 
 @torch.inference_mode()
 def serve(model, ids: torch.Tensor, output_tokens: int) -> Pass:
-    """One timed pass; output_tokens counts the first token, so at least 2."""
+    """One timed pass by itself; output_tokens counts the first token, so at least 2."""
+    (reading,) = _in_turns([_pass(model, ids, output_tokens, turn=output_tokens, unread=0)])
+    return reading
+
+
+@torch.inference_mode()
+def serve_in_turns(models: list, ids: torch.Tensor, output_tokens: int) -> list[Pass]:
+    """One timed pass of each model, side by side: A B, then B A, A B, … by turns of TURN steps."""
+    return _in_turns([_pass(model, ids, output_tokens, turn=TURN, unread=1) for model in models])
+
+
+def _in_turns(passes: list) -> list[Pass]:
+    """What generators return that all go on in turn, each time in the reverse order."""
+    readings: dict[int, Pass] = {}
+    order = list(range(len(passes)))
+    while len(readings) < len(passes):
+        for number in order:
+            try:
+                next(passes[number])
+            except StopIteration as end:
+                readings[number] = end.value
+        order.reverse()
+    return [readings[number] for number in sorted(readings)]
+
+
+def _pass(model, ids: torch.Tensor, output_tokens: int, turn: int, unread: int):
+    """One pass that yields after its prefill and after each `turn` steps; returns its readings. The first `unread`
+    steps of a turn count in none, unless no other is left."""
     with device.waiting() as waited:
-        synchronise(model)
-        clock = [(time.perf_counter(), waited())]
-        token, cache = prefill(model, ids)
-        synchronise(model)
-        clock.append((time.perf_counter(), waited()))
-        for _ in range(output_tokens - 1):
-            token, cache = decode_one_token(model, token, cache)
+
+        def clock() -> np.ndarray:
             synchronise(model)  # a server sends each token when it is made
-            clock.append((time.perf_counter(), waited()))
-    wall, waits = np.diff(clock, axis=0).T * 1e3
-    steps = wall - waits
-    return Pass(float(steps[0]), float(np.median(steps[1:])), float(steps[1:].sum()), float(waits.sum()))
+            return np.array([time.perf_counter(), waited()])
+
+        begin = clock()
+        token, cache = prefill(model, ids)
+        taken = [clock() - begin]  # (seconds, of these waited) of the prefill and of every step
+        for step_number in range(output_tokens - 1):
+            if step_number % turn == 0:
+                yield
+                begin = clock()
+            token, cache = decode_one_token(model, token, cache)
+            end = clock()
+            taken.append(end - begin)
+            begin = end
+    wall, waits = np.array(taken).T * 1e3
+    steps = wall[1:] - waits[1:]
+    read = steps[np.arange(len(steps)) % turn >= unread] if len(steps) > unread else steps
+    whole = float(read.mean() * len(steps))
+    return Pass(float(wall[0] - waits[0]), float(np.median(read)), whole, float(waits.sum()))
 
 
 def synchronise(model) -> None:
@@ -186,7 +233,10 @@ def interleave(
                     serve(model, ids, 2)  # to fill the caches
             first, second = ("variant", "dense") if generator.random() < 0.5 else ("dense", "variant")
             before = disturbance.counters()
-            passes = [(arm, serve(models[arm], ids, work.output_tokens)) for arm in (first, second, second, first)]
+            passes = []
+            for order in ((first, second), (second, first)):
+                readings = serve_in_turns([models[arm] for arm in order], ids, work.output_tokens)
+                passes += zip(order, readings, strict=True)
             seen = disturbance.since(before)
             judged = {name: value for name, value in seen.items() if name != "others_s"}
             seen["dropped"] = disturbance.disturbed(sum(reading.waited_ms for _, reading in passes) / 1e3, **judged)

@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 from prunelab.disk import places
 from prunelab.disk.files import sha256_file
 from prunelab.study import params
-from tests.helpers import studies
+from tests.helpers import forks, studies
 from tests.models.test_pretrained import PARAMETERS, plain_model
 
 REPOSITORY = Path(__file__).parents[2]
@@ -41,7 +41,7 @@ def study(folder: Path, **fetch) -> None:
 
 def fetch(folder: Path, *before: str) -> subprocess.CompletedProcess:
     command = [sys.executable, *(before or ("-m", "stages.fetch")), "--out", "data/fetched", "--energy", "energy.json"]
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)} | ({} if before else forks.environment())
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 

@@ -83,7 +83,9 @@ def clockwork(milliseconds):
 
 
 def test_blocks_alternate_in_an_order_drawn_by_the_seed(monkeypatch):
-    monkeypatch.setattr(latency, "serve", clockwork({"v": itertools.repeat(1.0), "d": itertools.repeat(2.0)}))
+    serve = clockwork({"v": itertools.repeat(1.0), "d": itertools.repeat(2.0)})
+    monkeypatch.setattr(latency, "serve", serve)
+    monkeypatch.setattr(latency, "serve_in_turns", lambda models, ids, n: [serve(model, ids, n) for model in models])
 
     def order(seed):
         ticks = itertools.count()
@@ -104,19 +106,18 @@ class Machine:
         self.moved = moved
         monkeypatch.setattr(latency, "time", SimpleNamespace(perf_counter=lambda: self.now))
         monkeypatch.setattr(latency, "gc", SimpleNamespace(collect=int, disable=int, enable=int))  # a second each
-        monkeypatch.setattr(latency, "serve", self.serve)
+        monkeypatch.setattr(latency, "serve", lambda model, ids, output_tokens: None)  # to fill the caches
+        monkeypatch.setattr(latency, "serve_in_turns", self.serve)
         monkeypatch.setattr(latency, "move", self.move)
         quiet = {"waited_s": 0.0, "steal_s": 0.0, "others_s": 0.0, "switches": 0, "block_s": 0.0}
         monkeypatch.setattr(latency.disturbance, "counters", dict)
         monkeypatch.setattr(latency.disturbance, "since", lambda before: dict(quiet))
         monkeypatch.setattr(latency.disturbance, "disturbed", lambda taken_off_s, **counted: self.dropped())
 
-    def serve(self, model, ids, output_tokens):
-        if output_tokens == 2:  # to fill the caches
-            return None
-        ms = self.step_ms(model)
-        self.now += 10 * ms / 1e3
-        return latency.Pass(3 * ms, ms, 7 * ms, 0.0)
+    def serve(self, models, ids, output_tokens):
+        times = [self.step_ms(model) for model in models]
+        self.now += 10 * sum(times) / 1e3
+        return [latency.Pass(3 * ms, ms, 7 * ms, 0.0) for ms in times]
 
     def move(self, models, generator):
         self.parts += 1
@@ -328,6 +329,30 @@ def test_waiting_for_a_core_is_taken_off_and_a_variants_own_sleep_is_not(model, 
     monkeypatch.setattr(latency.device, "waiting", lambda: nullcontext(lambda: next(waited)))
     reading = latency.serve(model, latency.prompts(model, WORK, seed=0), WORK.output_tokens)
     assert reading == (6_000.0, 10_000.0, 50_000.0, 4_000.0)
+
+
+def test_two_passes_take_turns_of_three_steps_and_the_first_of_a_turn_is_not_read(monkeypatch):
+    """Prefill lasts 100 s; a step 1 s, after the other model's turn 50 s more, as with cold caches."""
+    now, order = [0.0], []
+
+    def prefill(model, ids):
+        now[0] += 100
+        order.append(model.upper())
+        return "token", "cache"
+
+    def decode_one_token(model, token, cache):
+        now[0] += 1 + 50 * (order[-1].lower() != model or order[-1].isupper())
+        order.append(model)
+        return token, cache
+
+    monkeypatch.setattr(latency, "prefill", prefill)
+    monkeypatch.setattr(latency, "decode_one_token", decode_one_token)
+    monkeypatch.setattr(latency, "synchronise", lambda model: None)
+    monkeypatch.setattr(latency, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(latency.device, "waiting", lambda: nullcontext(lambda: 0.0))
+    a, b = latency.serve_in_turns(["a", "b"], None, 8)
+    assert "".join(order) == "AB" + "bbbaaa" + "aaabbb" + "ba"
+    assert a == b == (100_000.0, 1_000.0, 7_000.0, 0.0)  # ms: seven steps of a second
 
 
 def test_models_without_a_choice_of_logits_are_served_as_well():

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from prunelab.study import studies
+from tests.helpers import forks
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,10 +47,14 @@ def environment() -> dict[str, str]:
     }  # fmt: skip
 
 
-def run(folder: Path, *command: str, check: bool = True) -> str:
-    """Run a command in `folder`; its output (both streams). A failure shows it."""
+def run(folder: Path, *command: str, check: bool = True, fork: bool = True) -> str:
+    """Run a command in `folder`; its output (both streams). A failure shows it.
+
+    fork: the stages that dvc starts are forked from one Python that has torch in it, else begin from nothing.
+    """
+    more = forks.environment() if fork and command[0] == "dvc" else {}
     done = subprocess.run(
-        command, cwd=folder, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command, cwd=folder, env=environment() | more, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     assert done.returncode == 0 or not check, f"{' '.join(command)}\n{done.stdout[-4000:]}"
     return done.stdout

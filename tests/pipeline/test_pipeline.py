@@ -91,9 +91,9 @@ def yaml_of(stage: dict) -> str:
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """The smoke study after one `dvc repro`, with what that printed."""
+    """The smoke study after one `dvc repro`, as a user types it, with what that printed."""
     folder = workspace.make(tmp_path_factory.mktemp("clone"))
-    return folder, workspace.run(folder, "dvc", "repro")
+    return folder, workspace.run(folder, "dvc", "repro", fork=False)
 
 
 def ran(output: str) -> list[str]:
