@@ -15,7 +15,7 @@ WORDS = {  # kind of stage → what people call it, where the name of DVC's stag
     "efficiency-dense": "efficiency dense",
 }
 
-LONGEST = 100  # of what the stage export says of its choice
+LONGEST = 100  # of what the stages recommend and export say of the choice
 
 
 def name(stage: str, show_seed: bool) -> str:
@@ -49,7 +49,7 @@ def facts(stage: str, said: list[str] = (), root: Path = Path()) -> list[str]:
             return _loss(_json(results / variant / "quality.json"))
         case "efficiency" | "efficiency-dense" | "efficiency-further":
             return _time(_json(results / variant / "efficiency.json"), variant)
-        case "export":  # its last line is made for people
+        case "recommend" | "export":  # their last line is made for people
             return [line if len(line) <= LONGEST else f"{line[:LONGEST]} …" for line in said[-1:]]
         case "mirror":  # which may end in a link: whole
             return list(said[-1:])

@@ -52,13 +52,14 @@ def run(arguments) -> None:
         report_nothing(arguments, machine)
         return
     with device.alone():
-        from prunelab.efficiency.session import measure
-        from prunelab.models.tensors import identity
+        from prunelab.efficiency.session import measure, stored_files
+        from prunelab.models.tensors import hash_of, identity
 
         figures, rows = measure(
             arguments.model, arguments.dense, settings.efficiency, settings.energy, settings.seed, session
         )
     about = {"variant": arguments.variant, "device": machine["id"], "dense_sha256": identity(arguments.dense)}
+    about["weights_sha256"] = hash_of(stored_files(arguments.model))
     report(arguments, {**about, **figures}, rows)
 
 

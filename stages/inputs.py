@@ -4,7 +4,8 @@
 
 Runs every time. As long as no such file changes, the JSON files come out byte for byte the same and nothing else runs:
 sources.json (texts and models, for the stage fetch), questions.json (for the stages that ask them), recipes.json (whose
-size dense-small gets and how much longer it trains, which other entries of prune.further decide).
+size dense-small gets and how much longer it trains, which other entries of prune.further decide), devices.json (what
+other machines measured, for the stage recommend).
 """
 
 import argparse
@@ -24,10 +25,12 @@ def main(argv: list[str] | None = None) -> None:
     settings = params.load()
     found = inputs.of_sources(settings.fetch)
     asked = inputs.of_questions(settings.quality.questions.names)
+    elsewhere = inputs.of_devices(settings.deploy.devices)
     files.write_json(arguments.out / "sources.json", found)
     files.write_json(arguments.out / "questions.json", asked)
     files.write_json(arguments.out / "recipes.json", settings.left_open())
-    named = [part for part, known in found.items() if known] + list(asked)
+    files.write_json(arguments.out / "devices.json", elsewhere)
+    named = [part for part, known in found.items() if known] + list(asked) + list(elsewhere)
     print(f"local files: {', '.join(named) or 'none'}")
 
 

@@ -1,14 +1,16 @@
 """Gather what the study left behind into a table, a few numbers, charts, and one page.
 
-    python -m stages.report --results results --models models --out report
+    python -m stages.report --results results --models models --recommendation report/recommendation.json --out report
 
-Writes results.csv, metrics.json, index.html and plots/. The list of variants comes from params.yaml.
+Writes results.csv, metrics.json, index.html and plots/. The list of variants comes from params.yaml, what to deploy
+from the stage recommend.
 """
 
 import argparse
 from pathlib import Path
 
 from prunelab import errors
+from prunelab.deploy import recommendation
 from prunelab.disk import files, places
 from prunelab.report import results
 from prunelab.study import params
@@ -18,11 +20,13 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.report", description=__doc__.partition("\n")[0])
     parser.add_argument("--results", type=Path, required=True, help="folder of all results")
     parser.add_argument("--models", type=Path, required=True, help="folder of all models")
+    parser.add_argument("--recommendation", type=Path, required=True, help="what the stage recommend wrote")
     parser.add_argument("--out", type=Path, required=True, help="folder for the report")
     arguments = parser.parse_args(argv)
     check(arguments)
     study = results.read(params.load(), arguments.results, arguments.models)  # before the slow imports: it may refuse
-    write(study, arguments.out)
+    identifiers = [variant.id for variant in study.settings.variants()]
+    write(study, recommendation.read(arguments.recommendation, identifiers), arguments.out)
     print(f"{len(study.rows)} rows in {arguments.out / 'results.csv'}, the report: {arguments.out / 'index.html'}")
 
 
@@ -35,16 +39,16 @@ def check(arguments) -> None:
         raise errors.InputError(f"{page}: expected that of an earlier report or none, found another; name a new folder")
 
 
-def write(study: results.Study, out: Path) -> None:
+def write(study: results.Study, advice: dict, out: Path) -> None:
     """The work, behind the imports that cost a second."""
     from prunelab.report import page, plots, verdict
 
     found = verdict.groups(study)
     drawn = page.pictures(study, found)
-    html = page.render(study, found, drawn)
+    html = page.render(study, found, drawn, advice)
     with files.whole_directory(out / "plots") as folder:
         plots.write(folder, study, found, drawn, page.curve_tables(study), page.trajectory_paths(study))
-    results.write_csv(study.rows, out / "results.csv")
+    results.write_csv([row | advice["rivals"][row["variant"]] for row in study.rows], out / "results.csv")
     files.write_json(out / "metrics.json", metrics(study.rows))
     with files.whole_file(out / "index.html") as partial:
         partial.write_text(html, encoding="utf-8")

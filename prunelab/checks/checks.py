@@ -68,7 +68,9 @@ def check_training(settings: params.Settings) -> None:
 
 def _trial_key(settings: params.Settings) -> str:
     """The hash of all that a trial looks at: where it came from and what is told of it decides nothing."""
-    asked = settings.model_dump(mode="json", exclude={"study", "fetch", "energy", "report", "export", "runtimes"})
+    asked = settings.model_dump(
+        mode="json", exclude={"study", "fetch", "energy", "deploy", "report", "export", "runtimes"}
+    )
     versions = [version(name) for name in ("prunelab", "torch", "transformers")]
     return hashlib.sha256(json.dumps([asked, versions], sort_keys=True).encode()).hexdigest()
 

@@ -22,7 +22,9 @@ WINDOWS, CROPS, TIMING, ENERGY = 8, 4, 1.0, 0.25  # an effort of 1 is so much of
 CORRUPTED = 3 / WINDOWS / 8  # share of the windows that robustness adds: three kinds of an eighth of their number
 PASSES = 60  # of a measured pair at least: ten parts of four, the warm-up of both, what memory and energy need
 WRITTEN = 80  # tokens that each model writes as samples: 40 greedily, 40 drawn
-ALONE = 7  # stages that wait for each other: device, inputs, fetch, train, export, report, mirror
+ALONE = (
+    7  # stages that wait for each other: device, inputs, fetch, train, export, report, mirror; recommend takes no time
+)
 RESERVE = 0.85  # of the minutes that are planned with: a neighbour may come, and pages be read from disk
 # What is left out first where time is short: the slowest method, then the one that needs calibration, then depth.
 METHODS = ("magnitude", "wanda", "sparsegpt")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from prunelab.data import archives, documents, questions, sources
 from prunelab.disk.files import sha256_file, write_json
+from prunelab.errors import InputError
 
 MEMORY = Path(".prunelab/hashes.json")  # of files that did not change since: a model of 14 GB takes half a minute
 
@@ -39,6 +40,22 @@ def of_questions(names: list[str]) -> dict[str, str]:
         sources.local(name)
         questions.read_questions(path)
     return questions.hashes(names)
+
+
+def of_devices(devices: dict[str, str]) -> dict[str, str]:
+    """The hash of what each folder of `deploy.devices` was measured to, by the machine's name.
+
+    Raises InputError for one that is not there, or holds no efficiency.json of a variant.
+    """
+    with _remembered() as sha256_of:
+        found = {}
+        for device, name in devices.items():
+            place = sources.local(name)
+            if not place.is_dir():
+                raise InputError(f"deploy.devices.{device}: {name}: expected a results folder, found a file")
+            chosen = archives.choose(place, ("*/*/efficiency.json",), f"deploy.devices.{device}: {name}")
+            found[device] = archives.hash_listing(place, chosen, sha256_of)
+        return found
 
 
 def _of_source(source, default: tuple[str, ...], sha256_of: Callable) -> str | None:

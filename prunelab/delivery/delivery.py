@@ -1,4 +1,4 @@
-"""The model to deploy: chosen by the measured figures, written for people who don't have this package.
+"""The model to deploy, as the recommendation names it, written for people who don't have this package.
 
 `models/best/` is a plain Hugging Face folder with `model.onnx` and a card (README.md) that says what the model is, what
 was measured and where, and how to make it again. Its generation settings end at the model's context, and what a fetched
@@ -16,7 +16,7 @@ from typing import NamedTuple
 from prunelab.disk.files import read_json, sha256_file, whole_directory, write_json
 from prunelab.errors import InputError
 from prunelab.models import checkpoint, models
-from prunelab.report import results, verdict
+from prunelab.report import results
 
 FACTS = "delivery.json"
 LEGAL = ("LICENSE*", "LICENCE*", "COPYING*", "NOTICE*")  # files that a licence may ask to be passed on
@@ -39,27 +39,10 @@ MEASURED = (  # column of the results, what the card calls it, format
 
 
 class Choice(NamedTuple):
+    """What is delivered, as deploy.recommendation says it."""
+
     variant: str
     why: str
-
-
-def choose(study: results.Study) -> Choice:
-    """The variant that `export` names, else the smallest whose whole loss interval stays within the limit.
-
-    Where none does, the dense model itself.
-    """
-    wanted = study.settings.export
-    if wanted.variant:
-        return Choice(wanted.variant, "named in export.variant")
-    limit = wanted.max_loss_increase_percent or study.settings.report.max_loss_increase_percent
-    found = verdict.deployable(verdict.groups(study), limit)
-    if found is None:
-        return Choice("dense", f"no pruned variant stays within {limit:g} % of the dense loss with its whole interval")
-    rise = found.first["loss_increase_percent"]
-    return Choice(
-        found.first["variant"],
-        f"the smallest variant whose whole loss interval stays within {limit:g} % of dense ({rise:+.2f} %)",
-    )
 
 
 def deliver(study: results.Study, choice: Choice, out, onnx: bool) -> dict:

@@ -9,6 +9,7 @@ read before anything else is loaded: the efficiency stage serves its variant fir
 
 import argparse
 import json
+import os
 import resource
 import sys
 from pathlib import Path
@@ -16,9 +17,11 @@ from pathlib import Path
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from prunelab import errors
+from prunelab import errors, stats
 from prunelab.efficiency import latency
 from prunelab.models import caches
+
+PROCESSES = 3  # beside the one that is measured: how much the peak differs from one to the next
 
 
 def peak_resident_bytes() -> int:
@@ -46,6 +49,49 @@ def peak_of_serving(folder, work: latency.Work, seed: int):
         return model, {"peak_memory_bytes": peak_resident_bytes(), "peak_reserved_bytes": None}
     allocated, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
     return model, {"peak_memory_bytes": allocated, "peak_reserved_bytes": reserved}
+
+
+def peaks_of_forks(folder, work: latency.Work, seed: int) -> list[int]:
+    """`peak_memory_bytes` of PROCESSES forks of this process that each load the model in `folder` and serve it once.
+
+    None on a GPU, whose allocations are counted and do not vary, and where forking is not safe. Call it before this
+    process computes anything: threads that compute don't live on in a fork. Raises InputError.
+    """
+    if torch.cuda.is_available() or sys.platform != "linux":
+        return []
+    return [_in_a_fork(lambda: peak_of_serving(folder, work, seed)[1]["peak_memory_bytes"]) for _ in range(PROCESSES)]
+
+
+def with_interval(peaks: dict, further: list[int]) -> dict:
+    """`peaks` of peak_of_serving with the 95 % interval of `peak_memory_bytes`: Student's t from the spread of further
+    processes, put around it. Where it is counted exactly (a GPU's), it is its own interval."""
+    peak = peaks["peak_memory_bytes"]
+    if not further:
+        exact = peak if torch.cuda.is_available() else None
+        return peaks | {"peak_memory_bytes_lo": exact, "peak_memory_bytes_hi": exact}
+    mean, lo, hi = stats.seed_interval(further)
+    return peaks | {"peak_memory_bytes_lo": peak + lo - mean, "peak_memory_bytes_hi": peak + hi - mean}
+
+
+def _in_a_fork(action) -> int:
+    """What `action()` returns in a process that begins where this one stands. Raises InputError where it does."""
+    read, write = os.pipe()
+    if not (child := os.fork()):
+        said = {"error": "ended without a word"}
+        try:
+            said = {"value": action()}
+        except Exception as error:  # told by the parent
+            said = {"error": f"{'' if isinstance(error, errors.InputError) else type(error).__name__ + ': '}{error}"}
+        finally:  # never back into the caller's code
+            os.write(write, json.dumps(said).encode())
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read, "rb") as file:
+        said = json.loads(file.read() or b'{"error": "a process that served the model was killed; is memory short?"}')
+    os.waitpid(child, 0)
+    if "error" in said:
+        raise errors.InputError(said["error"])
+    return said["value"]
 
 
 def on_device(model):

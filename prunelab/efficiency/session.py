@@ -36,6 +36,7 @@ def measure(folder: Path, dense: Path, wanted, power, seed: int, session: dict |
 
 def _measure(folder: Path, dense: Path, wanted, power, seed: int, session: dict | None) -> tuple[dict, list[dict]]:
     works = latency.sweep(wanted.prompt_tokens, wanted.batch_sizes, wanted.output_tokens)
+    further = memory.peaks_of_forks(folder, works[0], seed)  # while nothing is held here
     variant, peaks = memory.peak_of_serving(folder, works[0], seed)
 
     meter = None
@@ -54,12 +55,13 @@ def _measure(folder: Path, dense: Path, wanted, power, seed: int, session: dict 
         "packed_bytes": stored_bytes(folder),
         "macs_per_token": memory.macs_per_token(variant, ids[works[0]][:1]),
         "kv_cache_bytes_per_token": memory.kv_cache_bytes_per_token(variant, ids[works[0]]),
-        **peaks,
+        **memory.with_interval(peaks, further),
     }
     meter = meter.ready() if meter else None
     before, steal, began = device.state(), device.steal_seconds(), time.perf_counter()
     idle = [joules.idle(meter, power.idle_seconds)] if meter else []
-    timings, rows = [], []
+    timings: list[dict] = []
+    rows = [{"kind": "memory", "position": place, "peak_bytes": peak} for place, peak in enumerate(further)]
     for work in works:
         # The headline gets half of the time, the others share the rest.
         share = 1.0 if len(works) == 1 else 0.5 if work == works[0] else 0.5 / (len(works) - 1)
@@ -89,8 +91,13 @@ def _measure(folder: Path, dense: Path, wanted, power, seed: int, session: dict 
 
 def stored_bytes(folder: Path) -> int:
     """Bytes of the tensor files of the model in `folder`, packed or plain."""
+    return sum(path.stat().st_size for path in stored_files(folder))
+
+
+def stored_files(folder: Path) -> list[Path]:
+    """The tensor files of the model in `folder`, packed or plain."""
     patterns = ("packed-*.safetensors", "model*.safetensors")
-    return sum(path.stat().st_size for pattern in patterns for path in Path(folder).glob(pattern))
+    return [path for pattern in patterns for path in sorted(Path(folder).glob(pattern))]
 
 
 def timing_figures(timings: list[dict], session: dict | None, within_percent: float) -> dict:

@@ -59,7 +59,8 @@ def entries(settings: params.Settings) -> list[Entry]:
     outputs = _dvc_outputs()
     options = {"study": settings.study, **_flat(settings.train.tracker.model_dump(), "tracker")}
     options |= {"scope": settings.prune.scope, "checkpoint": settings.prune.checkpoint}
-    made = []
+    advice, made = files.read_json(REPORT / "recommendation.json"), []
+    stands = {row["variant"]: row for row in advice["rows"]}
     for path in paths:
         row = rows[path]
         own = {place: out for place, out in outputs.items() if path in (_row_of(place), _row_of(Path(place).parent))}
@@ -70,6 +71,7 @@ def entries(settings: params.Settings) -> list[Entry]:
         metrics = {key: _known(_number(row[key])) for key in numeric}
         metrics["rate"] = _number(row["rate"]) if _number(row["rate"]) is not None else 100 * metrics["sparsity_pruned"]
         tags = {key: row[key] for key in measured if key not in numeric and row[key]}
+        tags |= {"deploy.state": stands[row["variant"]]["state"]} if row["variant"] in stands else {}
         tags |= {"dvc.stage": " ".join(dict.fromkeys(stage for stage, _ in own.values()))}
         tags |= {f"dvc.md5.{path}": md5 for path, (_, md5) in own.items()}
         model = {
@@ -82,9 +84,13 @@ def entries(settings: params.Settings) -> list[Entry]:
     whole = hashlib.sha256("".join(entry.content() for entry in made).encode()).hexdigest()
     summary = {key: _number(value) for key, value in _flat(files.read_json(REPORT / "metrics.json")).items()}
     numbers = {key: value for key, value in summary.items() if value is not None}
-    attached = [path for path in (REPORT / "index.html", REPORT / "results.csv", Path("params.yaml")) if path.exists()]
+    shown = [REPORT / name for name in ("index.html", "results.csv", "recommendation.json")]
+    attached = [path for path in (*shown, Path("params.yaml")) if path.exists()]
     settled = {key: str(value)[:6000] for key, value in _flat(settings.model_dump()).items()}
     tags = _tags("study", settings) | {"prunelab.results": whole}
+    tags |= {"deploy.variant": advice["variant"] or "none", "deploy.tied": " ".join(advice["tied"]) or "none"}
+    tags |= {"deploy.why": advice["why"], "deploy.told": advice["told"][0]}
+    tags |= {f"deploy.variant.{device}": one["variant"] or "none" for device, one in advice["devices"].items()}
     delivered, card = _delivered(outputs)
     made.append(
         Entry(

@@ -16,6 +16,7 @@ SERVER_SECONDS = 5
 # Where everything that a run holds can be seen to have changed: figures, the page, the settings, the delivered model.
 WATCHED = (
     "report/results.csv",
+    "report/recommendation.json",
     "report/metrics.json",
     "report/index.html",
     "params.yaml",

@@ -10,6 +10,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from prunelab import stats
+from prunelab.deploy.rivals import is_rival
 from prunelab.report import evolution, results, verdict
 from prunelab.report.drawing import LIGHT, Style, look, margin_labels, spot_labels
 
@@ -28,8 +29,10 @@ def series(groups: list[verdict.Group]) -> dict[str, list[verdict.Group]]:
     return {name: sorted(points, key=lambda group: group.sparsity) for name, points in found.items()}
 
 
-def loss_against_sparsity(groups, references: list[dict], limit_percent: float, sharp_percent: float) -> Figure:
-    """Loss over sparsity with dense and its controls as lines, each the mean over seeds; `references`: their rows."""
+def loss_against_sparsity(groups, references: list[dict], limit_percent: float | None, sharp_percent: float) -> Figure:
+    """Loss over sparsity with dense and its controls as lines, each the mean over seeds; `references`: their rows.
+
+    limit_percent: how far above dense a deployed model may be, None: no limit."""
     lines, spread = series(groups), _losses(references)
     unpruned = {name: loss for name, (loss, _, _) in spread.items()}
     dense = unpruned["dense"]
@@ -40,7 +43,7 @@ def loss_against_sparsity(groups, references: list[dict], limit_percent: float, 
     nothing_near = min(group.loss[0] for points in lines.values() for group in points) > ceiling
     one_panel = highest <= ceiling or nothing_near
     if one_panel:  # it shows all there is to see
-        ceiling = max(highest, dense * (1 + limit_percent / 100)) * 1.002
+        ceiling = max(highest, dense * (1 + (limit_percent or 0) / 100)) * 1.002
     floor = lowest - 0.08 * (ceiling - lowest)
     with rc_context(look()):
         if len(lines) > EIGHT:
@@ -57,9 +60,11 @@ def loss_against_sparsity(groups, references: list[dict], limit_percent: float, 
             axes.set_xlabel("weights removed, % of the prunable ones")
         near.set_ylim(floor, ceiling)
         near.set_ylabel("loss, nats a token")
-        limit = dense * (1 + limit_percent / 100)
-        near.axhline(limit, color=LIGHT["muted"], linewidth=0.8, linestyle=(0, (2, 3)))
-        marks = [(dense, f"dense {dense:.4f}"), (limit, f"limit +{limit_percent:g} %")]
+        marks = [(dense, f"dense {dense:.4f}")]
+        if limit_percent is not None:
+            limit = dense * (1 + limit_percent / 100)
+            near.axhline(limit, color=LIGHT["muted"], linewidth=0.8, linestyle=(0, (2, 3)))
+            marks.append((limit, f"limit +{limit_percent:g} %"))
         for beside, (control, name) in zip((-1, 1), CONTROLS.items(), strict=True):  # of dense's star
             if control in unpruned:
                 near.axhline(unpruned[control], color=LIGHT["muted"], linewidth=0.8, linestyle=(0, (6, 3)))
@@ -172,12 +177,14 @@ def tradeoffs(rows: list[dict], dense: dict, ceiling_percent: float) -> Figure |
             modelled = cost == "decode_j_per_token" and any(row["energy_estimated"] for row in pruned)
             axes.set_ylim(lowest - 0.09 * (ceiling - lowest), ceiling + 0.02 * (ceiling - lowest))
             _costs(axes, pruned, dense, cost, scale, ceiling, None if modelled else style, several)
+            if cost in ("packed_bytes", "decode_ratio"):
+                _rivals(axes, rows, dense, cost, scale, ceiling)
             for row in verdict.alternatives(rows):
                 if row[cost] is not None:
                     at = row[cost] * scale, min(row["loss"], ceiling)
                     axes.plot(*at, marker="*", markersize=10, color=LIGHT["ink"], markerfacecolor="none")
                     if row["seed"] == dense["seed"]:
-                        axes.annotate(row["variant"], at, (8, -4), textcoords="offset points", fontsize=10.5)
+                        axes.annotate(row["variant"], at, (6, 5), textcoords="offset points", fontsize=10.5)
             axes.set_title(f"{title} (estimated: time × modelled power)" if modelled else title)
             axes.set_xlabel(f"{label}, estimated" if modelled else label)
             axes.locator_params(axis="x", nbins=5)
@@ -215,6 +222,16 @@ def _costs(axes, pruned: list[dict], dense: dict, cost: str, scale: float, ceili
         axes.plot([own * scale], [dense["loss"]], marker="*", markersize=13, color=LIGHT["ink"], gid="name:dense")
         at = own * scale, dense["loss"]
         axes.annotate("dense", at, (0, -16), textcoords="offset points", ha="center", fontsize=11, color=LIGHT["ink"])
+
+
+def _rivals(axes, rows: list[dict], dense: dict, cost: str, scale: float, ceiling: float) -> None:
+    """The line that pruning has to get below: the dense model as given and in fewer bits, of the first seed."""
+    own = {"packed_bytes": dense["dense_bytes"], "decode_ratio": 1.0}[cost]
+    held = [(row[cost], row["loss"]) for row in rows if is_rival(row["variant"]) and row["seed"] == dense["seed"]]
+    points = sorted((x * scale, min(y, ceiling)) for x, y in [(own, dense["loss"]), *held] if x is not None)
+    if len(points) > 1:
+        line = {"color": LIGHT["ink"], "linewidth": 1.0, "linestyle": (0, (4, 2)), "alpha": 0.7}
+        axes.plot(*zip(*points, strict=True), gid="name:dense in fewer bits, unpruned", **line)
 
 
 def training_curve(curves: dict) -> Figure:

@@ -1,9 +1,8 @@
-"""The verdict in words: what to deploy, and which claims of arXiv 2502.17071 and of the field this study bears out.
+"""The verdict in words: which claims of arXiv 2502.17071 and of the field this study bears out.
 
 Names of variants stand in backticks; everything else is plain text. Nothing is said that no interval supports.
 """
 
-import math
 from typing import NamedTuple
 
 from prunelab.recipes.variants import split_method
@@ -61,63 +60,6 @@ def interval(triple, form: str = "+.1f", unit: str = "") -> str:
 def minus(text: str) -> str:
     """A minus is a minus and not a hyphen."""
     return text.replace("-", "−")
-
-
-def deployment(study, found: list[Group]) -> list[str]:
-    """What to deploy, why, and what that does not buy; the first sentence is the headline."""
-    limit = study.settings.report.max_loss_increase_percent
-    dense = study.dense
-    choice = verdict.deployable(found, limit)
-    if choice is None:
-        none = f"No variant keeps its loss within {limit:g} % of dense with its whole 95 % interval."
-        return ["Deploy the dense model.", none, *_alternatives(study, found, limit)]
-    row, told = choice.first, []
-    size = f"{row['packed_bytes'] / 1e6:.2f} MB on disk"
-    if dense["dense_bytes"]:
-        size += f" instead of {dense['dense_bytes'] / 1e6:.2f} MB ({row['packed_bytes'] / dense['dense_bytes']:.2f} ×)"
-    told.append(f"Deploy `{row['variant']}`: {size}, loss {interval(choice.increase, '+.2f')} % against dense.")
-    told.append(
-        f"It is the smallest of {len(found)} variants whose whole 95 % interval stays within {limit:g} % of dense."
-    )
-    if row.get("unreliable"):
-        why = "; masks alone make no dense kernel faster" if verdict.masked_only(row, dense) else ""
-        told.append(f"It saves storage; its time is marked unreliable and tells nothing{why}.")
-    elif row["decode_verdict"] == "faster":
-        told.append(f"It decodes in {interval(_ratio(row), '.2f')} of dense's time.")
-    elif row["decode_verdict"]:
-        slower = "slower" if row["decode_verdict"] == "slower" else "no faster"
-        why = "; masks alone make no dense kernel faster" if verdict.masked_only(row, dense) else ""
-        told.append(
-            f"It saves storage, not time: decoding is {slower} than dense "
-            f"(time ratio {interval(_ratio(row), '.2f')}){why}."
-        )
-    quick = verdict.fastest(found, limit)
-    if quick and quick is not choice:
-        told.append(
-            f"The fastest within the same limit is `{quick.first['variant']}`: "
-            f"{interval(_ratio(quick.first), '.2f')} of dense's time a token."
-        )
-    return told + _alternatives(study, found, limit)
-
-
-def _alternatives(study, found: list[Group], limit: float) -> list[str]:
-    """What else makes a model small: dense models of another size or number format, and pruned ones in int8."""
-    sized = [group for group in verdict.unpruned(study) if group.first["packed_bytes"] is not None]
-    quantised = [g for g in found if g.method.endswith("-int8") and g.increase and g.increase[2] <= limit]
-    told = []
-    for group in (*sized, *quantised):
-        row = group.first
-        if group.increase and not any(math.isnan(end) for end in group.increase):
-            time = f", {interval(_ratio(row), '.2f')} of dense's time a token" if row["decode_ratio"] else ""
-            size = f"{row['packed_bytes'] / 1e6:.2f} MB, loss {interval(group.increase, '+.2f')} %{time}"
-            told.append(f"{'Without pruning' if row['rate'] is None else 'In int8'}, `{row['variant']}` has {size}.")
-    return told
-
-
-def _ratio(row: dict) -> tuple:
-    return tuple(
-        float("nan") if row[key] is None else row[key] for key in ("decode_ratio", "decode_ratio_lo", "decode_ratio_hi")
-    )
 
 
 def claims(study, found: list[Group]) -> list[Claim]:

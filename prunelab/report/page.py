@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jinja2
 from markupsafe import Markup, escape
 
+from prunelab.deploy import recommendation
 from prunelab.disk.files import read_json
 from prunelab.report import charts, claims, details, drawing, evolution, tables, verdict
 from prunelab.report.bill import bill
@@ -27,14 +28,13 @@ class Pictures(NamedTuple):
 
 def pictures(study, found: list[verdict.Group]) -> Pictures:
     """All charts of `study`, whose groups are `found`."""
-    report = study.settings.report
+    report, limit = study.settings.report, study.settings.deploy.loss_increase_percent
     references = [row for row in study.rows if row["rate"] is None]
     dense = study.dense
     losses = any(group.loss is not None for group in found) and dense["loss"] is not None
-    limits = report.max_loss_increase_percent, report.sharp_rise_percent
     curves, paths = curve_tables(study), trajectory_paths(study)
     return Pictures(
-        charts.loss_against_sparsity(found, references, *limits) if losses else None,
+        charts.loss_against_sparsity(found, references, limit, report.sharp_rise_percent) if losses else None,
         charts.tradeoffs(study.rows, dense, 2 * report.sharp_rise_percent) if losses else None,
         charts.trajectories(paths) if paths else None,
         charts.training_curve(curves) if curves else None,
@@ -66,8 +66,8 @@ def trajectory_paths(study) -> list[evolution.Path]:
     return evolution.paths(table) if table["tick"].nunique() > 1 else []
 
 
-def render(study, found: list[verdict.Group], drawn: Pictures) -> str:
-    """The whole page."""
+def render(study, found: list[verdict.Group], drawn: Pictures, advice: dict) -> str:
+    """The whole page; advice: the content of recommendation.json."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -76,9 +76,8 @@ def render(study, found: list[verdict.Group], drawn: Pictures) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["code"] = _code
-    choice = verdict.deployable(found, study.settings.report.max_loss_increase_percent)
     dense = study.dense
-    shown = choice.first if choice else dense
+    shown = next(row for row in study.rows if row["variant"] == recommendation.delivered(advice))
     timed = study.timed_at(shown)
     efficiency = study.files[dense["path"]]["efficiency"]
     return environment.get_template("report.html.j2").render(
@@ -86,7 +85,7 @@ def render(study, found: list[verdict.Group], drawn: Pictures) -> str:
         palette=drawing.PALETTE,
         dense=dense,
         model=_model(study),
-        deployment=claims.deployment(study, found),
+        advice=advice,
         claims=claims.claims(study, found),
         masked=[row["path"] for row in study.rows if verdict.masked_only(row, dense)],
         variants=sum(row["rate"] is not None for row in study.rows),
@@ -96,7 +95,7 @@ def render(study, found: list[verdict.Group], drawn: Pictures) -> str:
         measured_energy=any(row["energy_estimated"] is False for row in study.rows),
         unreliable=_unreliable(study),
         efficiency=efficiency,
-        results=tables.results(study, shown["path"] if choice else None),
+        results=tables.results(study, shown["path"] if advice["variant"] else None, advice["rivals"]),
         against=tables.against_baseline(study, found),
         over_seeds=tables.over_seeds([*verdict.unpruned(study), *found]),
         timed=study.label(timed),

@@ -13,6 +13,7 @@ import csv
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from prunelab.deploy import devices, figures
 from prunelab.disk.files import read_json, whole_file
 from prunelab.errors import InputError, exit_cleanly
 from prunelab.recipes.variants import Variant
@@ -167,12 +168,27 @@ def _row(settings, files: dict, tag: str, variant: Variant) -> dict:
     provenance = row["energy_provenance"] = work.get("energy_provenance")
     if isinstance(provenance, dict):
         row["energy_provenance"] = " ".join(f"{part}:{source}" for part, source in provenance.items())
+    row |= figures.accuracy_drop(mine["quality"].get("tasks"))
     loss = base["quality"].get("loss")
     for end in ("", "_lo", "_hi"):
         difference = row[f"loss_diff{end}"]
         if loss and difference is not None:
             row[f"loss_increase_percent{end}"] = 100 * difference / loss
     return row
+
+
+def elsewhere(study: Study, folder) -> Study:
+    """The same models with the times, memory and energy that another machine measured into the results `folder`.
+
+    Rows that it did not measure are left out. Raises InputError as deploy.devices.measured.
+    """
+    files, settings, rows = devices.measured(study.files, folder), study.settings, []
+    for tag in settings.seeds:
+        for variant in settings.variants():
+            needed = {f"{tag}/{variant.id}", f"{tag}/{timed_as(settings, variant) or variant.id}"}
+            if needed <= files.keys():
+                rows.append(_row(settings, files, tag, variant))
+    return study._replace(rows=rows, files=files, device=None)
 
 
 def _require_same_measure(files: dict, path: str, dense: str) -> None:
@@ -296,7 +312,18 @@ def show(report: Path, markdown: bool) -> None:
     if any(row.get("energy_estimated") == "True" for row in rows):
         print("\nest.: estimated. No energy counter here, so joules are time x modelled power and rank nothing anew.")
     if not markdown:
+        for line in _headlines(report / "recommendation.json"):
+            print(f"\n{line}")
         print(f"\nreport: {(report / 'index.html').resolve()}")
+
+
+def _headlines(path: Path) -> list[str]:
+    """What the recommendation says first, for this machine and every other; nothing where none was made."""
+    advice = read_json(path) if path.exists() else {}
+    if not isinstance(advice, dict) or not {"told", "devices"} <= advice.keys():
+        return []
+    here = advice["told"][0].replace("`", "")
+    return [here, *(f"on {name}: {one['told'][0].replace('`', '')}" for name, one in advice["devices"].items())]
 
 
 if __name__ == "__main__":

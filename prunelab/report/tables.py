@@ -6,6 +6,7 @@ A table is plain data (words, and the number a column sorts by), so that one mac
 import math
 from typing import NamedTuple
 
+from prunelab.deploy.rivals import NOBODY
 from prunelab.report import verdict
 from prunelab.report.claims import minus, rate_name
 
@@ -63,6 +64,8 @@ RESULTS = [
     Column("stored", "MB"),
     Column("decode time", "× dense [95 %]"),
     Column("decoding is", words=True),
+    Column("dominated by", words=True),
+    Column("decode time", "× dense rival [95 %]"),
     Column("KL to dense", "nats"),
     Column("same first choice", "%"),
     Column("perplexity"),
@@ -77,8 +80,9 @@ RESULTS = [
 ]
 
 
-def results(study, chosen: str | None) -> Table:
-    """Every row of the study; `chosen` is the path of the row that the verdict names."""
+def results(study, chosen: str | None, rivals: dict[str, dict] | None = None) -> Table:
+    """Every row of the study; `chosen` is the path of the row that is recommended, `rivals` the columns of every
+    variant beside the dense rivals (deploy.rivals)."""
     rows = []
     for row in study.rows:
         efficiency, own = study.timed(row), not row["timed_as"]
@@ -90,6 +94,7 @@ def results(study, chosen: str | None) -> Table:
         verdict_cell = words(row["decode_verdict"], doubtful or ("good" if row["decode_verdict"] == "faster" else ""))
         if doubtful and verdict_cell is not UNKNOWN:
             verdict_cell = verdict_cell._replace(text=f"{verdict_cell.text} ⚠", hint=reasons)
+        beside = (rivals or {}).get(row["variant"], {})
         increase = ends(row, "loss_increase_percent")
         timed = [
             number(row["prefill_ms"], ".3g"),
@@ -106,6 +111,8 @@ def results(study, chosen: str | None) -> Table:
             number(row["dense_bytes"] if row["packed_bytes"] is None else row["packed_bytes"], ".2f", 1e-6),
             bounded(ends(row, "decode_ratio"), ".3f", doubtful) if own else taken,
             verdict_cell if own else UNKNOWN,
+            words(beside.get("dominated_by"), "bad" if beside.get("dominated_by") not in (None, NOBODY) else ""),
+            _hinted(bounded(ends(beside, "rival_decode_ratio"), ".3f"), f"beside {beside.get('best_rival')}"),
             number(row["kl_to_dense"]),
             number(row["top1_agreement"], ".1f", 100),
             number(row["perplexity"], ",.2f"),
@@ -119,6 +126,10 @@ def results(study, chosen: str | None) -> Table:
         rows.append((kind, cells))
     filled = [i for i in range(len(RESULTS)) if any(cells[i] is not UNKNOWN for _, cells in rows)]
     return Table([RESULTS[i] for i in filled], [(kind, [cells[i] for i in filled]) for kind, cells in rows])
+
+
+def _hinted(cell: Cell, hint: str) -> Cell:
+    return cell if cell is UNKNOWN else cell._replace(hint=hint)
 
 
 def against_baseline(study, found: list[verdict.Group]) -> Table | None:

@@ -1,4 +1,4 @@
-"""What a study's numbers allow one to say: within which limit, against plain magnitude, and with which interval.
+"""What a study's numbers allow one to say: against dense, against plain magnitude, and with which interval.
 
 Everything compared is paired: two variants over the same windows of text, or, where a study has several, over the same
 seeds. Intervals are 95 % t intervals of the mean paired difference; over hundreds of windows they equal the bootstrap
@@ -14,8 +14,6 @@ from prunelab import stats
 from prunelab.errors import InputError
 
 BASELINE = "magnitude"  # the null hypothesis of every method that wants to know more than the weights themselves
-
-SAME_SIZE = 1.005  # masks of one sparsity pack to the same size but for rounding
 
 
 class Group(NamedTuple):
@@ -122,38 +120,6 @@ def effects(study, found: list[Group], method: str, baseline: str) -> dict[str, 
         if group.method == method and group.rate in by_rate
     }
     return {rate: result for rate, result in paired.items() if result is not None}
-
-
-def deployable(found: list[Group], limit_percent: float) -> Group | None:
-    """The smallest variant on disk whose loss is within `limit_percent` above dense with its whole interval.
-
-    Variants whose sizes differ by less than SAME_SIZE are equally small; of those the one with the lowest loss.
-    """
-    within = [
-        group
-        for group in found
-        if group.increase
-        and group.increase[2] <= limit_percent
-        and group.first["packed_bytes"] is not None
-        and not group.method.endswith("-int8")  # no plain folder holds it: named beside the choice, not chosen
-    ]
-    smallest = min((group.first["packed_bytes"] for group in within), default=0)
-    equal = [group for group in within if group.first["packed_bytes"] <= SAME_SIZE * smallest]
-    return min(equal, key=lambda group: group.loss[0], default=None)
-
-
-def fastest(found: list[Group], limit_percent: float) -> Group | None:
-    """The variant within the same limit that decodes fastest, if any is reliably faster than dense."""
-    within = [
-        group
-        for group in found
-        if group.increase
-        and group.increase[2] <= limit_percent
-        and group.first["decode_verdict"] == "faster"
-        and not group.first["timed_as"]
-        and not group.first.get("unreliable")
-    ]
-    return min(within, key=lambda group: group.first["decode_ratio"], default=None)
 
 
 def frontier(rows: list[dict], cost: str, worth: str = "loss") -> list[dict]:

@@ -15,6 +15,7 @@ from prunelab.errors import InputError, nearest
 from prunelab.recipes import variants
 from prunelab.recipes.methods import METHODS, STRUCTURES, allocation_of
 from prunelab.recipes.variants import Variant
+from prunelab.study.deploying import Deploy
 from prunelab.study.fields import Section, Seed, distinct
 from prunelab.study.sections import (
     Calibrate,
@@ -47,6 +48,9 @@ RENAMED = {
     "runtimes.rows": "its entries belong into prune.further, as dense-int8",
     "quality.tasks": "it is `quality.questions` now",
     "efficiency.unreliable_above_percent": "it is `efficiency.within_percent` now, which decides how long is timed",
+    "report.max_loss_increase_percent": "it is `deploy.loss_increase_percent` now",
+    "export.max_loss_increase_percent": "it is `deploy.loss_increase_percent` now",
+    "export.variant": "it is `deploy.variant` now",
 }
 FIRST_SEED = "s1"
 
@@ -81,6 +85,7 @@ class Settings(Section):
     efficiency: Efficiency
     runtimes: Runtimes
     energy: Energy
+    deploy: Deploy
     report: Report
     export: Export
 
@@ -148,11 +153,13 @@ class Settings(Section):
             raise ValueError(f"efficiency.methods: {unknown[0]!r} is not in prune.methods{near}")
         for key, named in (
             ("runtimes.variants", self.runtimes.variants),
-            ("export.variant", [self.export.variant] if self.export.variant else []),
+            ("deploy.variant", [self.deploy.variant] if self.deploy.variant else []),
         ):
             for identifier in named:
                 if identifier not in known:
                     raise ValueError(f"{key}: {identifier!r} is not in this study{nearest(identifier, known)}")
+                if key == "deploy.variant":
+                    continue
                 if "int8" in variants.parse(identifier).steps or identifier in variants.CONTROLS:
                     raise ValueError(
                         f"{key}: {identifier!r} is a row to compare with, which it cannot take; name dense"
@@ -164,6 +171,13 @@ class Settings(Section):
             raise ValueError(
                 "prune.further: dense-small is trained from scratch, which train.start: fetched is not; leave it out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _asks_what_it_judges_by(self):
+        figure, wanted = "accuracy_drop_points", self.deploy
+        if (figure in wanted.budgets or figure in wanted.minimise) and not self.quality.questions.names:
+            raise ValueError(f"deploy: {figure} needs questions, but quality.questions.names is []; name some there")
         return self
 
     def looks_at_text(self, variant: Variant) -> bool:

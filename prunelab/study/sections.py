@@ -336,11 +336,8 @@ class Energy(Section):
 
 class Report(Section):
     title: str
-    max_loss_increase_percent: Positive
     sharp_rise_percent: Positive
 
 
 class Export(Section):
-    variant: str | None
-    max_loss_increase_percent: Positive | None
     onnx: bool

@@ -34,35 +34,13 @@ def study_of(tmp_path, **changes):
     return results.read(settings, found, models)
 
 
-def export(variant=None, limit=None):
-    return {"variant": variant, "max_loss_increase_percent": limit, "onnx": False}
-
-
-def test_the_smallest_variant_within_the_limit_is_chosen(tmp_path):
-    study = study_of(tmp_path, export=export(limit=5.0))
-    rows = {row["variant"]: row for row in study.rows}
-    within = [v for v in ("magnitude-20", "magnitude-50", "magnitude-80") if rows[v]["loss_increase_percent_hi"] <= 5]
-    choice = delivery.choose(study)
-    assert choice.variant == min(within, key=lambda v: rows[v]["packed_bytes"])
-    assert "within 5 % of dense" in choice.why
-
-
-def test_where_nothing_is_within_the_limit_the_dense_model_is_delivered(tmp_path):
-    choice = delivery.choose(study_of(tmp_path, export=export(limit=0.0001)))
-    assert choice.variant == "dense"
-    assert "no pruned variant stays within 0.0001 %" in choice.why
-
-
-def test_the_report_s_limit_holds_where_export_has_none_and_a_name_comes_before_both(tmp_path):
-    limit = f"within {study_of(tmp_path / 'a').settings.report.max_loss_increase_percent:g} %"
-    assert limit in delivery.choose(study_of(tmp_path / "b", export=export())).why
-    named = delivery.choose(study_of(tmp_path / "c", export=export("magnitude-80")))
-    assert named == delivery.Choice("magnitude-80", "named in export.variant")
+NO_ONNX = {"onnx": False}
+CHOICE = delivery.Choice("magnitude-20", "named in deploy.variant")
 
 
 def test_of_several_seeds_the_first_is_delivered(tmp_path):
-    study = study_of(tmp_path, seeds=["s1", "s2"], export=export("magnitude-20"))
-    facts = delivery.deliver(study, delivery.choose(study), tmp_path / "best", onnx=False)
+    study = study_of(tmp_path, seeds=["s1", "s2"], export=NO_ONNX)
+    facts = delivery.deliver(study, CHOICE, tmp_path / "best", onnx=False)
     assert facts["variant"] == "magnitude-20"
     row = next(row for row in study.rows if row["path"] == "s1/magnitude-20")
     card = (tmp_path / "best" / "README.md").read_text(encoding="utf-8")
@@ -72,8 +50,8 @@ def test_of_several_seeds_the_first_is_delivered(tmp_path):
 def test_a_masked_variant_becomes_a_plain_folder_and_its_card_does_not_promise_speed(tmp_path):
     from transformers import AutoModelForCausalLM
 
-    study = study_of(tmp_path, export=export("magnitude-20"))
-    facts = delivery.deliver(study, delivery.choose(study), tmp_path / "best", onnx=False)
+    study = study_of(tmp_path, export=NO_ONNX)
+    facts = delivery.deliver(study, CHOICE, tmp_path / "best", onnx=False)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "best").eval()
     ids = torch.arange(12)[None]
     with torch.no_grad():
@@ -96,14 +74,13 @@ def test_a_masked_variant_becomes_a_plain_folder_and_its_card_does_not_promise_s
 
 
 def test_the_card_of_a_structured_recovered_variant_tells_calibration_and_recovery(tmp_path):
-    study = study_of(tmp_path, export=export("magnitude-20"))
+    study = study_of(tmp_path, export=NO_ONNX)
     made = study.files["s1/magnitude-20"]["sparsity"]
     made["calibration"] = {"hash": "cd" * 32, "samples": 8, "length_tokens": 64}
     made["structure"] = {"kind": "depth", "config_changes": {"n_layer": 3}, "logits_from_masked": 2e-7}
     made["recovery"] = {"tokens": 5000, "source": "teacher", "parameters": "full", "learning_rate": 1e-3,
                         "validation_loss_before": 2.0, "validation_loss_after": 1.6}  # fmt: skip
-    choice = delivery.choose(study)
-    card = delivery.card(study, choice, {"model_sha256": "ef" * 32, "onnx_logits_from_torch": 3e-7})
+    card = delivery.card(study, CHOICE, {"model_sha256": "ef" * 32, "onnx_logits_from_torch": 3e-7})
     assert "were removed for good (depth): an ordinary, smaller model" in card
     assert f"8 samples of 64 tokens, hash `{'cd' * 32}`" in card
     assert "structure: n_layer 3; logits within 2.0e-07 of the masked model" in card
@@ -125,7 +102,7 @@ MANIFEST = {
 def fetched_study(tmp_path, manifest=MANIFEST, **train):
     """The study of tiny models as if the dense one had been fetched."""
     changes = FETCHED | {"train": FETCHED["train"] | train}
-    study = study_of(tmp_path, export=export("magnitude-20"))
+    study = study_of(tmp_path, export=NO_ONNX)
     for name in ("train", "fetch"):
         section = getattr(study.settings, name)
         study.settings.__dict__[name] = section.model_copy(update=changes[name])
@@ -143,7 +120,7 @@ def test_the_card_of_a_fetched_model_names_it_its_licence_and_its_architecture(t
         f"weights: licence Apache-2.0, sha256 `{'12' * 32}`",
     ]
     (study.models / "s1" / "dense" / "LICENSE").write_text("Do as you like.")
-    delivery.deliver(study, delivery.choose(study), tmp_path / "best", onnx=False)
+    delivery.deliver(study, CHOICE, tmp_path / "best", onnx=False)
     card = (tmp_path / "best" / "README.md").read_text(encoding="utf-8")
     front, _, rest = card.removeprefix("---\n").partition("\n---\n")
     assert "license: apache-2.0" in front.splitlines() and "base_model" not in front
@@ -234,25 +211,26 @@ def test_a_model_without_an_end_is_left_as_it_is(tmp_path):
 
 
 def test_the_card_says_the_context(tmp_path):
-    study = study_of(tmp_path, export=export("magnitude-20"))
-    facts = delivery.deliver(study, delivery.choose(study), tmp_path / "best", onnx=False)
+    study = study_of(tmp_path, export=NO_ONNX)
+    facts = delivery.deliver(study, CHOICE, tmp_path / "best", onnx=False)
     assert facts["context_tokens"] == 32
     card = (tmp_path / "best" / "README.md").read_text(encoding="utf-8")
     assert "Context: 32 tokens, prompt and answer together." in card and "`IndexError`" in card
 
 
 def test_a_chosen_model_that_is_not_there_is_named(tmp_path):
-    study = study_of(tmp_path, export=export("magnitude-80"))
+    study = study_of(tmp_path, export=NO_ONNX)
+    chosen = CHOICE._replace(variant="magnitude-80")
     with pytest.raises(InputError, match="no model there, but magnitude-80 was chosen"):
-        delivery.deliver(study, delivery.choose(study), tmp_path / "best", onnx=False)
+        delivery.deliver(study, chosen, tmp_path / "best", onnx=False)
     assert not (tmp_path / "best").exists()
 
 
 @pytest.mark.slow
 def test_a_delivered_onnx_file_is_checked_and_lies_beside_the_model(tmp_path):
     pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
-    study = study_of(tmp_path, export=export("magnitude-20"))
-    facts = delivery.deliver(study, delivery.choose(study), tmp_path / "best", onnx=True)
+    study = study_of(tmp_path, export=NO_ONNX)
+    facts = delivery.deliver(study, CHOICE, tmp_path / "best", onnx=True)
     assert (tmp_path / "best" / "model.onnx").stat().st_size > 1000
     assert facts["onnx_logits_from_torch"] < 1e-4
 
@@ -283,11 +261,11 @@ def test_only_a_delivered_folder_is_pushed_and_only_when_asked(tmp_path, monkeyp
     with pytest.raises(InputError, match="only what the stage export wrote is uploaded"):
         hub.push(tmp_path, "me/model")
     assert calls == []
-    study = study_of(tmp_path, export=export("magnitude-20"))
-    delivery.deliver(study, delivery.choose(study), tmp_path / "best", onnx=False)
+    study = study_of(tmp_path, export=NO_ONNX)
+    delivery.deliver(study, CHOICE, tmp_path / "best", onnx=False)
     assert calls == []  # delivering sends nothing
     assert hub.push(tmp_path / "best", "me/model") == "done"
-    assert calls == [("me/model", True), ("me/model", "magnitude-20: named in export.variant")]
+    assert calls == [("me/model", True), ("me/model", "magnitude-20: named in deploy.variant")]
 
 
 def test_a_hub_that_refuses_is_told_in_one_line(tmp_path, monkeypatch):

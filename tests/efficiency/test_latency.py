@@ -127,6 +127,16 @@ class Machine:
         return latency.interleave({"variant": "variant", "dense": "dense"}, None, WORK, seconds, seed, within)
 
 
+def test_an_absolute_time_has_an_interval_that_holds_what_comes_and_goes_on_the_machine(monkeypatch):
+    machine = Machine(monkeypatch, lambda arm: 3.0 if machine.parts % 2 else 3.6)  # both models, every other part
+    found = latency.summary(machine.interleave(5.99), seed=0)
+    assert found["decode_ratio_lo"] == pytest.approx(1) == pytest.approx(found["decode_ratio_hi"])
+    middle = (3.0 * 3.6) ** 0.5
+    lo, hi = (found[f"decode_ms_per_token_{end}"] * middle / found["decode_ms_per_token"] for end in ("lo", "hi"))
+    assert 3.1 < lo < middle < hi < 3.5
+    assert found["prefill_ms_lo"] / found["prefill_ms"] == pytest.approx(lo / middle)
+
+
 def test_weights_move_before_each_part_and_a_part_is_a_block_where_that_lasts_a_tenth_of_a_second(monkeypatch):
     machine = Machine(monkeypatch, lambda arm: 3.0)  # a block lasts 0.12 s
     rows = machine.interleave(5.99)

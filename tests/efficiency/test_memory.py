@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from prunelab.efficiency import latency, memory
+from prunelab.errors import InputError
 from tests.helpers import tiny, zoo
 
 WORK = latency.Work(prompt_tokens=8, batch=1, output_tokens=4)
@@ -152,6 +154,26 @@ def test_the_reported_peak_is_that_of_the_systems_own_tool(tmp_path):
     theirs = 1024 * int(re.search(r"Maximum resident set size \(kbytes\): (\d+)", answer.stderr)[1])
     assert reported == pytest.approx(theirs, rel=0.05)
     assert reported > 200e6  # Python, torch and the weights
+
+
+def test_the_interval_of_the_peak_is_the_spread_of_further_processes_put_around_it():
+    found = memory.with_interval({"peak_memory_bytes": 500}, [400, 402, 404])
+    half = 4.302653 * 2 / 3**0.5  # Student's t of 2 degrees of freedom
+    assert found["peak_memory_bytes_lo"] == pytest.approx(500 - half)
+    assert found["peak_memory_bytes_hi"] == pytest.approx(500 + half)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forking is safe on Linux only")
+def test_a_fork_gives_back_what_it_found_and_tells_what_was_wrong():
+    assert memory._in_a_fork(lambda: 17) == 17
+
+    def refuse():
+        raise InputError("models/x: no model there")
+
+    with pytest.raises(InputError, match=r"^models/x: no model there$"):
+        memory._in_a_fork(refuse)
+    with pytest.raises(InputError, match="killed; is memory short"):
+        memory._in_a_fork(lambda: os.kill(os.getpid(), 9))
 
 
 def test_the_peak_is_not_that_of_the_process_that_started_it():

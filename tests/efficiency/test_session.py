@@ -46,7 +46,10 @@ SETTINGS = {
 CONTRACT = [
     "variant", "device", "runtime", "dtype", "threads", "parameters", "nonzero_parameters", "dense_bytes",
     "packed_bytes", "macs_per_token", "prefill_ms", "prefill_ms_p10", "prefill_ms_p90", "decode_ms_per_token",
-    "decode_ms_per_token_p10", "decode_ms_per_token_p90", "prefill_ratio", "prefill_ratio_lo", "prefill_ratio_hi",
+    "decode_ms_per_token_p10", "decode_ms_per_token_p90",
+    "prefill_ms_lo", "prefill_ms_hi", "decode_ms_per_token_lo",
+    "decode_ms_per_token_hi", "peak_memory_bytes_lo", "peak_memory_bytes_hi", "weights_sha256",
+    "prefill_ratio", "prefill_ratio_lo", "prefill_ratio_hi",
     "decode_ratio", "decode_ratio_lo", "decode_ratio_hi", "decode_verdict", "peak_memory_bytes", "decode_j_per_token",
     "decode_j_per_token_lo", "decode_j_per_token_hi", "prefill_j_per_token", "energy_provenance", "energy_estimated",
     "gco2_per_million_tokens", "rounds", "dropped_rounds", "unreliable", "kv_cache_bytes_per_token", "parameter_bytes",
@@ -231,6 +234,15 @@ def test_the_stage_writes_what_the_contract_names(measured):
         assert [(work["prompt_tokens"], work["batch"]) for work in figures["works"]] == [(8, 1), (16, 1), (8, 2)]
     assert read_json(measured / "results/dense/efficiency.json")["decode_verdict"] == "no difference"
     assert read_json(measured / "results/energy/efficiency-dense.json")["seconds"] > 1
+
+
+def test_absolute_figures_have_intervals_and_the_weights_a_hash(measured):
+    dense, mask = (read_json(measured / f"results/{name}/efficiency.json") for name in ("dense", "random-50"))
+    for figures in (dense, mask):
+        for name in ("prefill_ms", "decode_ms_per_token", "peak_memory_bytes"):
+            assert figures[f"{name}_lo"] < figures[name] < figures[f"{name}_hi"], name
+        assert figures["peak_memory_bytes_hi"] < 1.5 * figures["peak_memory_bytes"]
+    assert dense["weights_sha256"] == dense["dense_sha256"] == mask["dense_sha256"] != mask["weights_sha256"]
 
 
 def test_sizes_and_work_are_those_of_the_variant(measured):

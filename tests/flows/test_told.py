@@ -80,8 +80,9 @@ def test_a_missing_figure_is_left_out(tmp_path, stage):
     assert told.facts(stage, root=tmp_path) == []
 
 
-def test_the_mirror_and_the_export_say_themselves_what_they_did(tmp_path):
+def test_the_mirror_the_recommendation_and_the_export_say_themselves_what_they_did(tmp_path):
     assert told.facts("mirror", ["hint", "MLflow: 3 runs brought"], tmp_path) == ["MLflow: 3 runs brought"]
     assert told.facts("export", [], tmp_path) == []
+    assert told.facts("recommend", ["on pi: …", "Deploy x"], tmp_path) == ["Deploy x"]
     assert told.facts("export", ["x" * 300], tmp_path) == ["x" * told.LONGEST + " …"]
     assert told.facts("mirror", ["http://x/" + "x" * 300], tmp_path) == ["http://x/" + "x" * 300]  # a link stays one

@@ -85,6 +85,14 @@ def write(folder: Path, study: params.Settings) -> tuple[Path, Path]:
     return results, models
 
 
+def advise(settings: params.Settings, results_folder: Path, models: Path) -> dict:
+    """The recommendation of a study that lies in these folders, as the stage recommend makes it."""
+    from prunelab.report import results
+    from stages import recommend
+
+    return recommend.of(results.read(settings, results_folder, models))
+
+
 def _generator(variant: Variant, tag: str):
     """Noise of a row's own; that of the first seed doesn't depend on how many there are."""
     return np.random.default_rng(list((variant.id if tag == params.FIRST_SEED else f"{variant.id}-{tag}").encode()))
@@ -122,11 +130,14 @@ def _efficiency(variant: Variant, tag: str) -> dict:
         "threads": 2, "parameters": parameters, "nonzero_parameters": round(parameters - zeros),
         "dense_bytes": round(work * DENSE_BYTES), "packed_bytes": _packed(variant),
         "macs_per_token": round(work * 799_000), "prefill_ms": 4.1, "prefill_ms_p10": 4.0, "prefill_ms_p90": 4.6,
+        "prefill_ms_lo": 4.02, "prefill_ms_hi": 4.2, "decode_ms_per_token_lo": 2.35 * ratio,
+        "decode_ms_per_token_hi": 2.46 * ratio,
         "decode_ms_per_token": 2.4 * ratio, "decode_ms_per_token_p10": 2.3 * ratio,
         "decode_ms_per_token_p90": 2.9 * ratio, "prefill_ratio": ratio, "prefill_ratio_lo": ratio - 0.02,
         "prefill_ratio_hi": ratio + 0.02, "decode_ratio": ratio, "decode_ratio_lo": ratio - 0.014,
         "decode_ratio_hi": ratio + 0.015, "decode_verdict": "no difference" if work == 1 else "faster",
         "decode_smallest_effect": 0.015, "unreliable": False, "peak_memory_bytes": 412_000_000,
+        "peak_memory_bytes_lo": 411_000_000, "peak_memory_bytes_hi": 413_000_000,
         "decode_j_per_token": 0.067 * ratio, "decode_j_per_token_lo": 0.066 * ratio,
         "decode_j_per_token_hi": 0.068 * ratio, "prefill_j_per_token": 0.004,
         "energy_provenance": {"cpu": "cpu_load_model", "gpu": "none", "ram": "model"},

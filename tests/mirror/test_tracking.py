@@ -39,7 +39,7 @@ def test_the_model_to_deploy_is_the_study_s_logged_model_and_names_what_dvc_keep
     assert made()["default"].model is None
     best = study / "models" / "best"
     best.mkdir()
-    (best / "delivery.json").write_text(json.dumps({"variant": "magnitude-50", "why": "named in export.variant"}))
+    (best / "delivery.json").write_text(json.dumps({"variant": "magnitude-50", "why": "named in deploy.variant"}))
     (best / "README.md").write_text("# card")
     lock = finished.yaml().load(study / "dvc.lock")
     lock["stages"]["export"] = {"cmd": "x", "outs": [{"path": "models/best", "md5": "ee.dir"}]}
@@ -57,6 +57,19 @@ def test_the_model_to_deploy_is_the_study_s_logged_model_and_names_what_dvc_keep
     assert {model.name for model in logged} == {"dense", "dense-average", "random-50", "magnitude-50", "best"}
     (delivered,) = (model for model in logged if model.name == "best")
     assert delivered.tags["dvc.path"] == "models/best" and delivered.source_run_id == runs[-1]
+
+
+def test_what_to_deploy_is_a_tag_of_the_study_s_run_and_where_a_row_stands_one_of_its_own(study):
+    runs = made()
+    tags = runs["default"].tags
+    assert (tags["deploy.variant"], tags["deploy.tied"]) == ("magnitude-50", "dense")
+    assert tags["deploy.variant.pi"] == "none" and tags["deploy.told"] == "Deploy `magnitude-50`."
+    states = {name: run.tags["deploy.state"] for name, run in runs.items() if name != "default"}
+    assert states == {"dense": "tied", "dense-average": "behind", "random-50": "behind", "magnitude-50": "recommended"}
+    assert Path("report/recommendation.json") in runs["default"].artifacts
+    (study / "report" / "recommendation.json").unlink()
+    with pytest.raises(InputError, match=r"recommendation\.json: no such file; run the stage that writes it"):
+        made()
 
 
 def test_the_runs_of_variants_have_the_same_parameters_and_metrics(study):

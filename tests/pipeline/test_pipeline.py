@@ -44,12 +44,14 @@ def test_training_does_not_depend_on_methods_or_on_the_report():
         assert not folders & {"recipes", "pruning", "calibration", "structure", "recovery", "making", "report"}
     for name, stage in graph().items():
         listed = "prunelab/report" in stage["deps"]
-        assert listed == (name in ("export", "report", "mirror")), f"{name}: an edit of the report must measure nothing"
+        assert listed == (name in ("recommend", "export", "report", "mirror")), (
+            f"{name}: an edit of the report must measure nothing"
+        )
 
 
 def test_the_graph_is_short_and_so_are_folders_and_files():
     lines = (imports.ROOT / "dvc.yaml").read_text(encoding="utf-8").splitlines()
-    assert len(lines) <= 300 and len(graph()) <= 17
+    assert len(lines) <= 300 and len(graph()) <= 18
     for package in ("prunelab", "stages", "flows"):
         for path in (imports.ROOT / package).rglob("*.py"):
             assert len(path.read_text(encoding="utf-8").splitlines()) <= 350, path
@@ -71,8 +73,8 @@ def test_a_bill_is_named_by_its_stage_so_that_the_report_finds_it():
         bill = re.search(r"--energy results/energy/(?:\$\{item(?:\.seed)?\}/)?(\S+)\.json", stage["cmd"])
         if bill:
             assert re.fullmatch(rf"{module}(-.+)?", bill[1]), name
-        else:  # the last three read that folder; the probes do nothing worth booking
-            assert module in ("device", "inputs", "export", "report", "mirror")
+        else:  # the last four read that folder; the probes do nothing worth booking
+            assert module in ("device", "inputs", "recommend", "export", "report", "mirror")
 
 
 def test_what_is_made_for_a_seed_lies_in_that_seed_s_folders():
@@ -121,7 +123,7 @@ def test_one_command_runs_every_stage_and_leaves_the_contract_s_files(study):
     assert sorted(ids) == sorted(["dense", *masks, *further])
     assert set(ran(output)) == {
         *PROBES, "fetch", "train@s1", "reference@s1", "calibrate@s1", "efficiency-dense@s1",
-        "export", "report", "mirror",
+        "recommend", "export", "report", "mirror",
         *stages_of(("prune", "quality"), masks), *stages_of(("efficiency",), timed),
         *stages_of(("further", "quality-further", "efficiency-further"), further),
     }  # fmt: skip
@@ -197,7 +199,7 @@ def test_an_edit_in_report_trains_prunes_and_measures_nothing(study):
     code = folder / "prunelab" / "report" / "page.py"
     before = code.read_text()
     code.write_text(before + "\n# An edit.\n")
-    assert changed(folder) == {*PROBES, "export", "report", "mirror"}
+    assert changed(folder) == {*PROBES, "recommend", "export", "report", "mirror"}
     code.write_text(before)
 
 
@@ -233,7 +235,7 @@ def test_a_seed_or_a_row_that_is_added_changes_no_other_result(study, old, new, 
     before, locked = file.read_text(), lock.read_text()
     assert old in before
     file.write_text(before.replace(old, new))
-    tables = {"export", "report"}  # they list every row
+    tables = {"recommend", "export", "report"}  # they list every row
     assert changed(folder) == {*PROBES, "mirror", *tables, *told, *added}
     if told:
         workspace.run(folder, "dvc", "repro", "--single-item", *told)

@@ -12,7 +12,7 @@ def told(folder, cost: dict | None = None, monkeypatch=None, **changes):
     settings = synthetic.settings(folder, prune=synthetic.TWO_METHODS, **changes)
     study = results.read(settings, *synthetic.write(folder, settings))
     found = verdict.groups(study)
-    return claims.deployment(study, found), claims.claims(study, found)
+    return claims.claims(study, found)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_figures_are_thinned_evenly_and_keep_the_last():
 
 
 def test_history_that_helps_is_said_with_rates_intervals_and_scope(tmp_path):
-    deployment, (history, fall, rise) = told(tmp_path)
+    history, fall, rise = told(tmp_path)
     assert history.status == "holds"
     assert "`systematic` against `magnitude`: lower loss at 50, 60 and 80 %" in history.answer
     assert "400 windows of text of one trained model: another seed may differ" in history.answer
@@ -44,32 +44,21 @@ def test_history_that_helps_is_said_with_rates_intervals_and_scope(tmp_path):
     assert all("[" in text for _, text, _ in history.figures)
     assert fall.status == "does not hold" and "above dense at 50 and 60 %" in fall.answer
     assert rise.status == "does not hold" and "within 10 % of dense up to 80 %" in rise.answer
-    assert deployment[0].startswith("Deploy `systematic-50`: ") and "instead of 3.30 MB" in deployment[0]
-    assert "masks alone make no dense kernel faster" in deployment[2]
-
-
-def test_a_time_of_an_unreliable_session_is_not_told(tmp_path):
-    settings = synthetic.settings(tmp_path, prune=synthetic.TWO_METHODS)
-    study = results.read(settings, *synthetic.write(tmp_path, settings))
-    for row in study.rows:
-        row["unreliable"] = True
-    text = " ".join(claims.deployment(study, verdict.groups(study)))
-    assert "marked unreliable and tells nothing" in text and "time ratio" not in text
 
 
 def test_history_that_changes_nothing_is_said_so(tmp_path, monkeypatch):
-    _, (history, *_) = told(tmp_path, {"magnitude": 1.0, "systematic": 1.0}, monkeypatch)
+    history, *_ = told(tmp_path, {"magnitude": 1.0, "systematic": 1.0}, monkeypatch)
     assert history.status == "does not hold"
     assert "no difference at" in history.answer and "lower" not in history.answer
 
 
 def test_history_that_hurts_is_said_so(tmp_path, monkeypatch):
-    _, (history, *_) = told(tmp_path, {"magnitude": 0.5, "systematic": 2.0}, monkeypatch)
+    history, *_ = told(tmp_path, {"magnitude": 0.5, "systematic": 2.0}, monkeypatch)
     assert history.status == "does not hold" and "higher loss at 50, 60 and 80 %" in history.answer
 
 
 def test_over_seeds_the_scope_is_the_seeds(tmp_path):
-    _, (history, *_) = told(tmp_path, seeds=["s1", "s2", "s3"])
+    history, *_ = told(tmp_path, seeds=["s1", "s2", "s3"])
     assert "Intervals over 3 training seeds." in history.answer
 
 
@@ -98,21 +87,16 @@ def test_sparsegpt_is_held_against_wanda_over_calibration_seeds_where_the_model_
 
 
 def test_a_fall_is_told_with_the_controls_that_fell_too(tmp_path, monkeypatch):
-    _, (_, fall, _) = told(tmp_path, {"magnitude": -1.0, "systematic": -1.0}, monkeypatch)
+    _, fall, _ = told(tmp_path, {"magnitude": -1.0, "systematic": -1.0}, monkeypatch)
     assert fall.status == "holds"
     assert "`dense-average` has −0.7" in fall.answer and "regularisation" in fall.answer
 
 
 def test_a_sharp_rise_past_seventy_percent_holds_and_an_earlier_one_in_part(tmp_path, monkeypatch):
-    _, (*_, rise) = told(tmp_path / "late", {"magnitude": 1, "systematic": 1.0}, monkeypatch)
+    *_, rise = told(tmp_path / "late", {"magnitude": 1, "systematic": 1.0}, monkeypatch)
     assert rise.status == "holds" and "more than 10 % above dense from 80 % on" in rise.answer
-    _, (*_, rise) = told(tmp_path / "early", {"magnitude": 1, "systematic": 5.0}, monkeypatch)
+    *_, rise = told(tmp_path / "early", {"magnitude": 1, "systematic": 5.0}, monkeypatch)
     assert rise.status == "holds in part" and "earlier" in rise.answer
-
-
-def test_nothing_within_the_limit_deploys_the_dense_model(tmp_path, monkeypatch):
-    deployment, _ = told(tmp_path, {"magnitude": 9, "systematic": 9}, monkeypatch)
-    assert deployment[0] == "Deploy the dense model." and "within 2 %" in deployment[1]
 
 
 def test_a_study_without_history_makes_no_claim_about_it(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 from prunelab.disk import places
 from prunelab.errors import InputError
-from stages import report
+from stages import recommend, report
 from tests.helpers import synthetic
 
 
@@ -20,7 +20,9 @@ def made(tmp_path, monkeypatch):
 
 
 def run(folder) -> str:
-    report.main(["--results", "results", "--models", "models", "--out", "report"])
+    given = ["--results", "results", "--models", "models", "--out", "report"]
+    recommend.main(given)
+    report.main([*given, "--recommendation", "report/recommendation.json"])
     return (folder / "report" / "index.html").read_text(encoding="utf-8")
 
 
@@ -65,6 +67,7 @@ def test_everything_is_written(made, tmp_path):
     run(tmp_path)
     assert {path.name for path in (tmp_path / "report").iterdir()} == {
         "results.csv",
+        "recommendation.json",
         "metrics.json",
         "index.html",
         "plots",
@@ -95,7 +98,7 @@ def test_the_page_is_well_formed_and_loads_nothing(made, tmp_path):
 
 def test_the_page_says_what_the_contract_asks_for(made, tmp_path):
     text = words(run(tmp_path))
-    assert "Deploy systematic-50" in text and "Does weight history beat plain magnitude" in text
+    assert "Deploy systematic-50 : 1.82 MB on disk" in text and "Does weight history beat plain magnitude" in text
     assert "Masks alone make no dense kernel faster" in text and "no difference" in text
     assert "Energy is estimated" in text and synthetic.HASH in text and "400 windows of 64 tokens" in text
     assert "cpu-2-cores-3f9a" in text and "cpu: cpu_load_model," in text
@@ -237,13 +240,20 @@ def test_two_runs_write_equal_bytes(made, tmp_path):
     assert first == (run(tmp_path), (tmp_path / "report" / "plots" / "loss_vs_sparsity.svg").read_bytes())
 
 
-def test_a_dense_model_of_another_size_stands_beside_the_choice(tmp_path, monkeypatch):
+def test_the_dense_model_in_fewer_bits_stands_in_charts_columns_and_the_first_lines(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     further = {"further": ["dense-int8"]}
     synthetic.write(tmp_path, synthetic.settings(tmp_path, prune=synthetic.TWO_METHODS | further))
     html = run(tmp_path)
-    assert "Without pruning, dense-int8 has 1.20 MB, loss +0.1" in words(html)
+    assert "Removal, a mask, quantising or both? Beside dense-int8 (1.20 MB): at its loss or less" in words(html)
     assert html.count(">dense-int8</text>") == 3  # in the panels of size, time and energy
+    assert html.count("<title>dense in fewer bits, unpruned</title>") == 2  # the line that pruning has to get below
+    with open(tmp_path / "report" / "results.csv", encoding="utf-8") as file:
+        table = {row["variant"]: row for row in csv.DictReader(file)}
+    assert table["magnitude-50"]["dominated_by"] == "dense-int8" == table["magnitude-50"]["best_rival"]
+    assert table["dense-int8"]["dominated_by"] == ""  # there is no other rival to compare it with
+    assert float(table["magnitude-50"]["rival_bytes_ratio"]) > 1.3
+    assert "dominated by" in html and ">dense-int8</td>" in html
     (tmp_path / "results" / "s1" / "dense-int8" / "quality.json").unlink()
     with pytest.raises(InputError, match=r"dense-int8/quality\.json: no such file; .* quality-further@dense-int8-s1"):
         run(tmp_path)

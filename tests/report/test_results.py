@@ -151,6 +151,21 @@ def test_the_terminal_prints_the_table_without_pandas(made, tmp_path):
     assert lines[-1] == "heavy: []"
 
 
+def test_behind_the_table_stands_what_to_deploy_here_and_on_other_machines(made, tmp_path, capsys):
+    results.write_csv(results.read(*made).rows, tmp_path / "results.csv")
+    other = {"told": ["Deploy the dense model as it is."]}
+    advice = {"told": ["Deploy `depth-25`: 2.40 MB on disk.", "Why."], "devices": {"pi": other}}
+    (tmp_path / "recommendation.json").write_text(json.dumps(advice))
+    results.show(tmp_path, markdown=False)
+    told = capsys.readouterr().out
+    assert "\nDeploy depth-25: 2.40 MB on disk.\n\non pi: Deploy the dense model as it is.\n" in told
+    results.show(tmp_path, markdown=True)
+    assert "Deploy" not in capsys.readouterr().out
+    (tmp_path / "recommendation.json").write_text("[]")
+    results.show(tmp_path, markdown=False)
+    assert "Deploy" not in capsys.readouterr().out
+
+
 def test_markdown_has_a_row_a_variant_and_numbers_on_the_right(made):
     text = results.table(
         [{k: "" if v is None else str(v) for k, v in row.items()} for row in results.read(*made).rows], True

@@ -1,4 +1,4 @@
-"""Groups, paired effects and the choice to deploy, against numbers worked out by hand."""
+"""Groups and paired effects, against numbers worked out by hand."""
 
 import math
 
@@ -13,18 +13,6 @@ from tests.helpers import synthetic
 def read(folder, **changes):
     settings = synthetic.settings(folder, prune=synthetic.TWO_METHODS, **changes)
     return results.read(settings, *synthetic.write(folder, settings))
-
-
-def group(name: str, size: int | None, increase: tuple, ratio: float = 1.0, verdict_word: str = "no difference"):
-    row = {
-        "variant": name,
-        "packed_bytes": size,
-        "decode_ratio": ratio,
-        "decode_verdict": verdict_word,
-        "timed_as": None,
-    }
-    loss = tuple(1.5 * (1 + value / 100) for value in increase)
-    return verdict.Group(name, "50", [row], 0.5, loss, increase)
 
 
 def test_one_seed_takes_its_interval_from_windows(tmp_path):
@@ -88,31 +76,6 @@ def test_missing_window_losses_name_the_stage(tmp_path):
     (study.results / "s1" / "magnitude-60" / "windows.safetensors").write_bytes(b"torn")
     with pytest.raises(InputError, match="broken"):
         verdict.window_losses(study, rows["magnitude-60"])
-
-
-def test_deployed_is_the_smallest_whose_whole_interval_is_within_the_limit():
-    found = [
-        group("large", 300, (0.0, -0.1, 0.1)),
-        group("small", 100, (1.5, 1.0, 1.9)),
-        group("smaller-but-unsure", 90, (1.5, 0.5, 2.5)),
-        group("unknown-size", None, (0.0, 0.0, 0.0)),
-    ]
-    assert verdict.deployable(found, 2.0).method == "small"
-    assert verdict.deployable(found, 0.05) is None
-    assert verdict.deployable([group("one-seed", 9, (1.0, math.nan, math.nan))], 2.0) is None
-
-
-def test_among_equally_small_ones_the_better_is_deployed():
-    found = [group("magnitude", 1000, (1.5, 1.4, 1.6)), group("systematic", 1003, (0.5, 0.4, 0.6))]
-    assert verdict.deployable(found, 2.0).method == "systematic"
-
-
-def test_the_fastest_must_be_measurably_faster():
-    found = [group("noise", 9, (0, 0, 0), 0.9), group("real", 9, (0, 0, 0), 0.95, "faster")]
-    assert verdict.fastest(found, 2.0).method == "real"
-    assert verdict.fastest(found[:1], 2.0) is None
-    found[1].first["unreliable"] = True
-    assert verdict.fastest(found, 2.0) is None
 
 
 def test_the_frontier_keeps_what_nothing_beats_in_both():

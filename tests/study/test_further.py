@@ -110,11 +110,7 @@ def test_a_wrong_entry_is_told_in_one_line(tmp_path, further, line):
             {"runtimes": {"variants": ["dense-best"]}},
             "runtimes.variants: 'dense-best' is a row to compare with, which it cannot take; name dense",
         ),
-        ({"export": {"variant": "magnitude-51"}}, "export.variant: 'magnitude-51' is not in this study"),
-        (
-            {"export": {"variant": "depth-25-int8"}},
-            "export.variant: 'depth-25-int8' is a row to compare with, which it cannot take; name dense",
-        ),
+        ({"deploy": {"variant": "magnitude-51"}}, "deploy.variant: 'magnitude-51' is not in this study"),
         ({"calibrate": None}, "calibrate: wanda-50 looks at calibration text; fill this section in"),
     ],
 )
@@ -128,7 +124,7 @@ def test_rows_that_can_be_taken_are(tmp_path):
         tmp_path,
         "depth-25-recovered",
         runtimes={"variants": named},
-        export={"variant": "depth-25-recovered"},
+        deploy={"variant": "depth-25-recovered"},
         efficiency={"methods": []},
     )
     assert found.runtimes.variants == named and found.efficiency.methods == []

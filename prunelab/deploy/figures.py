@@ -1,0 +1,151 @@
+"""The figures by which a model is chosen, each with what bounds it, and the rows of results that hold them.
+
+A candidate is a variant over all its seeds. With one seed a figure has the interval that was measured (paired windows
+of text, blocks of timing); with several that over seeds (Student's t), whatever each seed's own was.
+"""
+
+import math
+from typing import NamedTuple
+
+MB = 1e6
+SAME_SIZE = 1.005  # masks of one sparsity pack to the same size but for rounding
+
+
+class Rule(NamedTuple):
+    """Where a figure stands in a row of results, and how two of them are compared (less is better in all)."""
+
+    words: str  # behind the number
+    form: str
+    column: str
+    scale: float = 1.0
+    ratio: str | None = None  # the column of its ratio to dense, which was measured side by side
+    effect: str | None = None  # the column of what the session cannot tell from nothing, a fraction
+    tolerance: float = 0.0  # no worse in what matters: a fraction, of loss and accuracy points
+    relative: bool = True  # compared as a ratio; loss and accuracy, which are differences to dense already, are not
+    timed: bool = False  # hangs on the clock, so a session that is marked unreliable decides no budget on it
+    less: str = "lower"
+    more: str = "higher"
+
+
+# fmt: off
+RULES = {
+    "stored_mb": Rule("MB stored", ".2f", "packed_bytes", 1 / MB, tolerance=SAME_SIZE - 1,
+                      less="smaller", more="larger"),
+    "memory_mb": Rule("MB of peak memory", ".0f", "peak_memory_bytes", 1 / MB, tolerance=0.01,
+                      less="less memory", more="more memory"),
+    "prefill_ms": Rule("ms of prefill", ".3g", "prefill_ms", 1.0, "prefill_ratio", "prefill_smallest_effect", 0.03,
+                       timed=True, less="faster prefill", more="slower prefill"),
+    "decode_ms_per_token": Rule("ms a token", ".3g", "decode_ms_per_token", 1.0, "decode_ratio",
+                                "decode_smallest_effect", 0.03, timed=True, less="faster", more="slower"),
+    "joules_per_token": Rule("J a token", ".3g", "decode_j_per_token", 1.0, "decode_j_ratio",
+                             "decode_j_smallest_effect", 0.03, timed=True, less="less energy", more="more energy"),
+    "loss_increase_percent": Rule("% of loss above dense", "+.2f", "loss_increase_percent", tolerance=0.1,
+                                  relative=False, less="lower loss", more="higher loss"),
+    "accuracy_drop_points": Rule("points of accuracy below dense", "+.2f", "accuracy_drop_points", tolerance=0.1,
+                                 relative=False, less="higher accuracy", more="lower accuracy"),
+}
+# fmt: on
+NOISY = tuple(name for name in RULES if name != "stored_mb")  # bytes are counted
+
+
+class Figure(NamedTuple):
+    """A value with its 95 % interval, None where unknown; `doubt`: why it decides no budget, empty where it does."""
+
+    value: float | None
+    lo: float | None = None
+    hi: float | None = None
+    doubt: str = ""
+
+
+class Candidate(NamedTuple):
+    id: str
+    rows: list[dict]  # one a seed, in the order of the seeds; the first one's model would be delivered
+    figures: dict[str, Figure]
+
+    @property
+    def first(self) -> dict:
+        return self.rows[0]
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether it is the model as it was given."""
+        return self.first["path"] == self.first["dense"]
+
+
+def candidates(rows: list[dict]) -> list[Candidate]:
+    """Every variant of the rows of a study, pruned or not, dense included, in their order."""
+    found: dict[str, list[dict]] = {}
+    for row in rows:
+        found.setdefault(row["variant"], []).append(row)
+    return [Candidate(name, mine, {key: figure(mine, key) for key in RULES}) for name, mine in found.items()]
+
+
+def figure(rows: list[dict], name: str) -> Figure:
+    """The figure `name` of a variant from its rows, one a seed."""
+    values = [value_of(row, name) for row in rows]
+    if any(value is None for value in values):
+        return Figure(None, doubt="not measured")
+    doubt = doubt_of(rows, name)
+    if name == "stored_mb":  # the first seed's file is the one that is delivered
+        return Figure(values[0], min(values), max(values), doubt)
+    if len(rows) > 1:
+        from prunelab import stats  # only now: who prints a table needn't wait for numpy
+
+        return Figure(*stats.seed_interval(values), doubt)
+    lo, hi = ends_of(rows[0], name)
+    return Figure(values[0], lo, hi, doubt or ("" if known(lo, hi) else "without an interval"))
+
+
+def value_of(row: dict, name: str) -> float | None:
+    """A row's figure in the unit of its name."""
+    rule = RULES[name]
+    if not rule.relative and row["path"] == row["dense"]:
+        return 0.0
+    value = row.get(rule.column)
+    if name == "stored_mb" and value is None:  # a control has the shapes of dense, and other values in them
+        value = row.get("dense_bytes")
+    return None if value is None or math.isnan(value) else value * rule.scale
+
+
+def ends_of(row: dict, name: str) -> tuple[float | None, float | None]:
+    """The ends of a row's interval, in the same unit."""
+    rule = RULES[name]
+    if not rule.relative and row["path"] == row["dense"]:
+        return 0.0, 0.0
+    lo, hi = (row.get(f"{rule.column}_{end}") for end in ("lo", "hi"))
+    return (lo * rule.scale, hi * rule.scale) if known(lo, hi) else (None, None)
+
+
+def doubt_of(rows: list[dict], name: str) -> str:
+    """Why a figure decides no budget: its session is marked unreliable, or its energy was not measured."""
+    if name == "joules_per_token" and any(row.get("energy_estimated") for row in rows):
+        return "estimated: time × modelled power"
+    if RULES[name].timed and any(row.get("unreliable") for row in rows):
+        return "marked unreliable"
+    return ""
+
+
+def accuracy_drop(tasks) -> dict[str, float]:
+    """`accuracy_drop_points` with its interval: below dense, the mean over the tasks of a quality.json that have one.
+
+    Tasks err independently of each other. Empty where no task has an accuracy.
+    """
+    found = [task for task in tasks or () if task.get("acc_diff") is not None]
+    if not found:
+        return {}
+    drop = -100 * sum(task["acc_diff"] for task in found) / len(found)
+    columns = {"accuracy_drop_points": drop}
+    for end, other, sign in (("lo", "hi", -1), ("hi", "lo", 1)):
+        if all(task.get(f"acc_diff_{other}") is not None for task in found):
+            half = 100 * math.hypot(*(task[f"acc_diff_{other}"] - task["acc_diff"] for task in found)) / len(found)
+            columns[f"accuracy_drop_points_{end}"] = drop + sign * half
+    return columns
+
+
+def known(*numbers) -> bool:
+    return all(number is not None and math.isfinite(number) for number in numbers)
+
+
+def timed_at(row: dict) -> str:
+    """The variant whose times a row's are: its own, or those of the one that does the same work."""
+    return row.get("timed_as") or row["variant"]
