@@ -31,7 +31,7 @@ test-fast: .venv/installed
 	OMP_NUM_THREADS=1 python -m pytest -q -m "not slow" -n auto --dist loadfile
 
 test-slow: .venv/installed
-	python -m pytest -q -m slow
+	OMP_NUM_THREADS=1 python -m pytest -q -m slow -n auto --dist loadfile
 
 lint: .venv/installed
 	ruff check .
@@ -45,7 +45,7 @@ ui: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	@"$(PYTHON)" --version >/dev/null 2>&1 || { echo "error: $(PYTHON) not found; install Python 3.11 or say make PYTHON=..."; exit 1; }
 	test -x .venv/bin/python || "$(PYTHON)" -m venv .venv
-	.venv/bin/python -m pip install $(PIP_ARGS) -c constraints.txt -e '.[dev,tasks,recovery,int8,onnx]'
+	.venv/bin/python -m pip install $(PIP_ARGS) -c constraints.txt -e '.[dev,tasks,recovery,torchao,onnx]'
 	touch $@
 
 clean:

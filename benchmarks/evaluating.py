@@ -40,7 +40,9 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=4)
     parser.add_argument("--in-flight", type=int, default=2, help="windows held at once (ours, and lm-eval's batch)")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
+    parser.add_argument(
+        "--precision", choices=("stored", "bfloat16"), default="stored", help="of ours, and of lm-eval's"
+    )
     parser.add_argument("--only", choices=("ours", *LM_EVAL), help="one arm, once, for its memory")
     arguments = parser.parse_args()
     if arguments.only:
@@ -87,9 +89,7 @@ def main() -> None:
 
 
 def dtype_of(arm: str, arguments) -> str:
-    from prunelab.quality import quality
-
-    return "auto" if arm == "lm-eval" else quality.precision(arguments.precision)
+    return "stored" if arm == "lm-eval" else arguments.precision
 
 
 def prepare(arguments, names):
@@ -103,9 +103,9 @@ def prepare(arguments, names):
 
     loaded = {}
     for dtype in {dtype_of(name, arguments) for name in names}:
-        model = loaded[dtype] = checkpoint.load(arguments.model).eval()
-        if dtype != "auto":
-            quality.ready(model, dtype)
+        model = loaded[dtype] = quality.ready(checkpoint.load(arguments.model))
+        if dtype == "bfloat16":
+            model.bfloat16()
         for weight in model.parameters():
             weight.detach().sum()  # they are mapped from the file, and read at first use
     tokenizer = AutoTokenizer.from_pretrained(arguments.model)

@@ -16,8 +16,8 @@ for _name in ("torchao", "torch.utils._pytree"):
 
 
 def load(path, **options):
-    """The model in folder `path`, plain, packed or in int8; see `prunelab.models.checkpoint.load`."""
+    """The model in folder `path`, plain, packed or quantised; see `prunelab.quantised.opening.load`."""
     # Imported here because most stages never build a model, and importing one costs seconds.
-    from prunelab.models import checkpoint
+    from prunelab.quantised import opening
 
-    return checkpoint.load(path, **options)
+    return opening.load(path, **options)

@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--only-other-work",
         action="store_true",
-        help="note a variant that multiplies what dense multiplies (zeros or other values), instead of timing it",
+        help="note a variant that multiplies what another row multiplies (zeros or other values), do not time it",
     )
     arguments = parser.parse_args(argv)
     places.check_shared(arguments.out, arguments.model, arguments.dense)
@@ -48,8 +48,8 @@ def run(arguments) -> None:
     settings, machine = params.load(), files.read_json(arguments.device)
     session = files.read_json(arguments.session) if arguments.session else None
     check(arguments, session, machine)
-    if arguments.only_other_work and variants.parse(arguments.variant).does_the_work_of_dense:
-        report_nothing(arguments, machine)
+    if arguments.only_other_work and (other := same_work(settings, variants.parse(arguments.variant))):
+        report_nothing(arguments, machine, other)
         return
     with device.alone():
         from prunelab.efficiency.session import measure, stored_files
@@ -82,13 +82,19 @@ def check(arguments, session: dict | None, machine: dict) -> None:
             )
 
 
-def report_nothing(arguments, machine: dict) -> None:
-    """Both files of a variant that is not timed, because in eager torch it does what the dense model does."""
+def same_work(settings, variant: variants.Variant) -> str | None:
+    """The row whose work a variant of prune.further does again, zeros or other values: that one is timed."""
+    return variants.DENSE if variant.does_the_work_of_dense else settings.timed_as(variant)
+
+
+def report_nothing(arguments, machine: dict, other: str) -> None:
+    """Both files of a variant that is not timed, because in eager torch it does what the model `other` does."""
     arguments.out.mkdir(parents=True, exist_ok=True)
     write_readings(arguments.out, [])
-    content = {"variant": arguments.variant, "device": machine["id"], "same_work_as": "dense"}
+    content = {"variant": arguments.variant, "device": machine["id"], "same_work_as": other}
     files.write_json(arguments.out / "efficiency.json", content)
-    print(f"{arguments.variant}: does the work of the dense model, so it is not timed again", flush=True)
+    whose = "the dense model" if other == variants.DENSE else other
+    print(f"{arguments.variant}: does the work of {whose}, so it is not timed again", flush=True)
 
 
 def report(arguments, measured: dict, rows: list[dict]) -> None:

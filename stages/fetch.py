@@ -53,6 +53,7 @@ def main(argv: list[str] | None = None) -> None:
             print(f"model: {fetch.model.kind} {fetch.model.name}", flush=True)
             manifest = pretrained.prepare(fetch.model, out / "model")
             print(f"  {manifest['model']}: {manifest['parameters_stored']:,} parameters", flush=True)
+            require_another_precision(settings, manifest)
             for remark in (*manifest["remarks"], *unused(settings.train, manifest["model_type"])):
                 print(f"  {remark}", flush=True)
 
@@ -66,6 +67,16 @@ def require_apart(source, out: Path) -> None:
         raise errors.InputError(
             f"{source.name}: expected a folder of texts, found that {out}, where fetched ones are written, lies in it; "
             "put the texts into a folder of their own, or say with `files` which are meant"
+        )
+
+
+def require_another_precision(settings, manifest: dict) -> None:
+    """Raises InputError for a row in bf16 of a model that is: it would be another row once more."""
+    rows = [variant.id for variant in settings.variants() if variant.precision == "bf16"]
+    if rows and manifest["dtype"] == "bfloat16":
+        raise errors.InputError(
+            f"prune.further: {rows[0]}: {manifest['model']} is stored in bf16 already, so it is "
+            f"{rows[0].removesuffix('-bf16')} once more; take it out"
         )
 
 

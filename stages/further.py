@@ -14,7 +14,7 @@ from prunelab.recipes import variants
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.further", description=__doc__.partition("\n")[0])
-    parser.add_argument("variant", help="its id, such as depth-25, wanda-50-recovered or dense-int8")
+    parser.add_argument("variant", help="its id, such as depth-25, wanda-50-recovered or dense-int4")
     given.add_options(parser)
     arguments = parser.parse_args(argv)
     told = given.of_options(arguments)
@@ -35,8 +35,9 @@ def describe(facts: dict) -> str:
             f"validation loss {before:.4f} → {after:.4f} nats a token after {recovery['tokens']:,} tokens from "
             f"{recovery['source']}; {facts['packed_bytes']:,} bytes"
         )
-    if "layers" in facts and "format" in facts:
-        return f"{facts['layers']} layers in int8, {facts['bytes']:,} bytes"
+    if "precision" in facts:
+        layers = f"{facts['layers']} layers in " if "layers" in facts else ""
+        return f"{layers}{facts['precision']}, {facts['bytes']:,} bytes"
     if "sparsity_pruned" in facts:
         return (
             f"{facts['sparsity_pruned']:.2%} of the prunable parameters are zero or gone; "

@@ -4,8 +4,9 @@
 
 Runs every time. As long as no such file changes, the JSON files come out byte for byte the same and nothing else runs:
 sources.json (texts and models, for the stage fetch), questions.json (for the stages that ask them), recipes.json (whose
-size dense-small gets and how much longer it trains, which other entries of prune.further decide), devices.json (what
-other machines measured, for the stage recommend).
+size dense-small gets and how much longer it trains, which other entries of prune.further decide), timed/<variant>.json
+(whose times a quantised row takes over, which they decide too), devices.json (what other machines measured, for the
+stage recommend).
 """
 
 import argparse
@@ -30,6 +31,10 @@ def main(argv: list[str] | None = None) -> None:
     files.write_json(arguments.out / "questions.json", asked)
     files.write_json(arguments.out / "recipes.json", settings.left_open())
     files.write_json(arguments.out / "devices.json", elsewhere)
+    with files.whole_directory(arguments.out / "timed") as partial:
+        for variant in settings.variants():
+            other = settings.timed_as(variant) if variant.precision else None
+            files.write_json(partial / f"{variant.id}.json", {"timed_as": other})
     named = [part for part, known in found.items() if known] + list(asked) + list(elsewhere)
     print(f"local files: {', '.join(named) or 'none'}")
 

@@ -31,14 +31,13 @@ def score(wanted, arguments) -> None:
     """The work, behind the imports that cost seconds."""
     from safetensors.numpy import save_file
 
-    from prunelab.models import checkpoint
-    from prunelab.quality import probes, quality, reference
+    from prunelab.quality import decoded, probes, quality, reference
+    from prunelab.quantised import opening
 
     dense = reference.load(arguments.reference / "reference.safetensors")
     reference.check(dense, wanted)
     reference.check_model(dense, arguments.model, arguments.variant)
-    model = checkpoint.load(arguments.model)
-    model = quality.ready(model, dense.facts["dtype"])
+    model = quality.ready(opening.load(arguments.model))
     scores = quality.score(
         model,
         dense.windows.tokens,
@@ -49,6 +48,7 @@ def score(wanted, arguments) -> None:
     )
     answers = probes.ask(model, arguments.model, arguments.variant, dense.extra, wanted)
     figures = reference.figures(scores, dense, wanted) | probes.figures(answers, dense.extra, wanted)
+    figures |= {"dtype": quality.precision(model), **decoded.figures(model, dense.windows.tokens, arguments.variant)}
     arguments.out.mkdir(parents=True, exist_ok=True)
     with files.whole_file(arguments.out / "windows.safetensors") as partial:
         save_file({"loss": scores.loss, "nll": scores.nll}, partial)

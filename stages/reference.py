@@ -42,8 +42,7 @@ def score_all(arguments) -> None:
     from prunelab.quality import probes, quality, reference, windows
 
     wanted = settings.quality
-    dtype = quality.precision(wanted.precision)
-    model = quality.ready(checkpoint.load(arguments.dense), dtype)
+    model = quality.ready(checkpoint.load(arguments.dense))
     quality.check_context(model, wanted.context)
     loading.require_causal(model, arguments.dense)
     tokenizer = loading.tokenizer_of(arguments.dense, arguments.dense)
@@ -60,7 +59,7 @@ def score_all(arguments) -> None:
         "split": "test",
         "text_sha256": hashlib.sha256(text).hexdigest(),
         "context": wanted.context,
-        "dtype": dtype,
+        "dtype": quality.precision(model),
     }
     extra = asked | probes.kept(answers)
     dense = reference.Reference(

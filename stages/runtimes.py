@@ -1,4 +1,4 @@
-"""Measure one model on further runtimes (compiled, int8, 2:4 kernels, ONNX), each beside the eager dense model.
+"""Measure one model on further runtimes (compiled, 2:4 kernels, ONNX), each beside the eager dense model.
 
     python -m stages.runtimes depth-25 --model models/s1/depth-25 --dense models/s1/dense \\
         --device results/device.json --session results/s1/dense/efficiency.json --out results/s1/depth-25

@@ -20,7 +20,6 @@ TRIALS = Path(".prunelab/trials.json")  # a stage or a second run need not try t
 TRIALS_KEPT = 20
 # Packages that are extras, and the settings that cannot do without them.
 EXTRAS = {
-    "int8": ("torchao",),
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "recovery": ("peft",),
     "tasks": ("lm_eval",),
@@ -37,7 +36,6 @@ def check(settings: params.Settings) -> None:
     needed = {
         "quality.questions": ("tasks", settings.quality.questions.names),
         "recover.parameters: lora": ("recovery", lora),
-        "prune.further: int8": ("int8", "int8" in steps),
         "export.onnx: true": ("onnx", settings.export.onnx),
     }
     for key, (extra, wanted) in needed.items():

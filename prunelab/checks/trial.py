@@ -8,6 +8,7 @@ import contextlib
 
 import torch
 
+from prunelab import quantised
 from prunelab.errors import InputError
 from prunelab.models import loading, models
 from prunelab.recipes import variants
@@ -42,6 +43,8 @@ def run(settings, whole: bool = True) -> None:
             _step(model.train(), ids)
         if small:
             _require_causal(model.eval(), ids, train)
+        if small and whole:
+            _can_be_quantised(model, settings)
 
 
 def _names_a_token(key, value) -> bool:
@@ -70,6 +73,14 @@ def _require_causal(model, ids: torch.Tensor, train) -> None:
     if loading.sees_ahead(model, ids):
         way = "set train.config.is_decoder: true" if hasattr(model.config, "is_decoder") else "take another"
         raise InputError(f"train.architecture: {train.architecture!r} looks at the tokens that it shall predict; {way}")
+
+
+def _can_be_quantised(model, settings) -> None:
+    """Raises InputError where the study has quantised rows and `model`, which is lost to it, does not take it."""
+    wanted = settings.quantise
+    asked = {variant.precision for variant in settings.variants() if variant.precision in variants.QUANTISED}
+    for precision in sorted(asked)[-1:]:  # a model that takes one takes the other
+        quantised.quantise(model, precision, wanted.group, wanted.head)
 
 
 def fits(settings, model) -> None:

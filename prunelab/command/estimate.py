@@ -26,8 +26,10 @@ ALONE = (
     7  # stages that wait for each other: device, inputs, fetch, train, export, report, mirror; recommend takes no time
 )
 RESERVE = 0.85  # of the minutes that are planned with: a neighbour may come, and pages be read from disk
-# What is left out first where time is short: the slowest method, then the one that needs calibration, then depth.
+# What is left out first where time is short: the slowest method, then the one that needs calibration, then depth; the
+# rivals, without which a pruned model is held against nothing that anybody would deploy, come last.
 METHODS = ("magnitude", "wanda", "sparsegpt")
+RIVALS = ("dense-int8", "dense-int4")
 
 
 class Timed(NamedTuple):
@@ -47,6 +49,7 @@ class Choice(NamedTuple):
     methods: tuple[str, ...]
     depth: bool  # a variant with blocks removed besides
     context: int  # tokens of a window and of a crop
+    rivals: tuple[str, ...] = ()  # the dense model in fewer bits
 
 
 class Cost(NamedTuple):
@@ -86,11 +89,12 @@ class Plan(NamedTuple):
 
 def cost(timed: Timed, choice: Choice, effort: float) -> Cost:
     """What the study of `choice` takes with this effort."""
-    variants = len(choice.methods) + choice.depth
+    smaller = choice.depth + len(choice.rivals)
+    variants = len(choice.methods) + smaller
     needing = [method for method in choice.methods if method != "magnitude"]
     # Reference, calibration, and for each variant a stage that makes it and one that scores it. Timed are dense, one
-    # mask and depth: other masks take over the times of magnitude's.
-    beside, measuring = 2 + 2 * variants, 2 + choice.depth
+    # mask, depth and the rivals: other masks take over the times of magnitude's.
+    beside, measuring = 2 + 2 * variants, 2 + smaller
     starting = timed.start_s * (ALONE + beside / timed.side_by_side + measuring)
     windows, crops = WINDOWS * effort * (1 + CORRUPTED) * choice.context, CROPS * effort * choice.context
     passes = bool(needing) + choice.depth  # the calibration, and what depth sees of it
@@ -102,22 +106,25 @@ def cost(timed: Timed, choice: Choice, effort: float) -> Cost:
     )
 
 
-def plan(timed: Timed, minutes: float, context: int, blocks_go: bool, rate: int) -> Plan:
+def plan(timed: Timed, minutes: float, context: int, blocks_go: bool, rate: int, rivals: tuple[str, ...] = ()) -> Plan:
     """The most that fits into `minutes`. Raises InputError where not even the least does, with what that would take.
 
-    blocks_go: whether `rate` percent of the model's blocks are a number of blocks.
+    blocks_go: whether `rate` percent of the model's blocks are a number of blocks. rivals: those that it can be made.
     """
-    choices = [Choice(METHODS, True, context), Choice(METHODS[:2], True, context), Choice(METHODS[:1], True, context),
-               Choice(METHODS[:1], False, context)]  # fmt: skip
+    many = [(METHODS, True), (METHODS[:2], True), (METHODS[:1], True), (METHODS[:1], False)]
+    choices = [Choice(methods, depth, context, rivals) for methods, depth in many]
+    choices.append(Choice(METHODS[:1], False, context))
     if not blocks_go:
-        choices = list(dict.fromkeys(choice._replace(depth=False) for choice in choices))
+        choices = [choice._replace(depth=False) for choice in choices]
+    choices = list(dict.fromkeys(choices))
     seconds = 60 * minutes * RESERVE
     for choice in choices:
         least, most = cost(timed, choice, LEAST), cost(timed, choice, MOST)
         if least.total_s <= seconds:
             slope = (most.total_s - least.total_s) / (MOST - LEAST)
             effort = min(float(MOST), LEAST + (seconds - least.total_s) / slope)
-            return Plan(choice, effort, cost(timed, choice, effort), _left_out(choice, blocks_go, rate, minutes))
+            left_out = _left_out(choice, blocks_go, rate, minutes, rivals)
+            return Plan(choice, effort, cost(timed, choice, effort), left_out)
     needed = math.ceil(least.total_s / RESERVE / 6) / 10
     raise InputError(
         f"--minutes {minutes:g}: with this model on this machine, {choice.methods[0]} alone and the least of all else "
@@ -125,8 +132,9 @@ def plan(timed: Timed, minutes: float, context: int, blocks_go: bool, rate: int)
     )
 
 
-def _left_out(choice: Choice, blocks_go: bool, rate: int, minutes: float) -> list[str]:
-    found = [f"{method} (does not fit into {minutes:g} minutes)" for method in METHODS if method not in choice.methods]
+def _left_out(choice: Choice, blocks_go: bool, rate: int, minutes: float, rivals: tuple[str, ...]) -> list[str]:
+    gone = [name for name in (*METHODS, *rivals) if name not in (*choice.methods, *choice.rivals)]
+    found = [f"{name} (does not fit into {minutes:g} minutes)" for name in gone]
     if not blocks_go:
         found.append(f"depth-{rate} ({rate} % of the blocks are no whole block, or all of them)")
     elif not choice.depth:

@@ -9,10 +9,12 @@ from pathlib import Path
 from prunelab.disk.files import read_json
 from prunelab.errors import InputError
 from prunelab.models import packed
-from prunelab.models.packed import INT8_MARK, PACKED_INDEX
+from prunelab.models.packed import PACKED_INDEX
+from prunelab.quantised import files as quantised
 
 RECORDS = (
-    INT8_MARK,
+    quantised.MARK,
+    "precision.json",
     "sparsity.json",
     "control.json",
     "delivery.json",
@@ -20,7 +22,7 @@ RECORDS = (
 FORMATS = {
     "plain": "plain Hugging Face folder",
     "packed": "packed (bit masks and the values that are left)",
-    "int8": "int8 (one scale a row)",
+    "quantised": "quantised",
 }
 
 
@@ -36,12 +38,13 @@ def look(folder) -> dict:
         )
     if not (folder / "config.json").exists():
         raise InputError(f"{folder}: expected a model's folder, found no config.json in it")
-    kind = "int8" if (folder / INT8_MARK).exists() else "packed" if packed.is_packed(folder) else "plain"
+    kind = "quantised" if quantised.is_quantised(folder) else "packed" if packed.is_packed(folder) else "plain"
     record: dict = {}
     for name in reversed(RECORDS):
         if (folder / name).exists():
             record |= read_json(folder / name)
-    facts = {"folder": str(folder), "format": kind, "variant": record.get("variant"), "architecture": None}
+    facts = {"folder": str(folder), "format": kind, "precision": record.get("precision")}
+    facts |= {"variant": record.get("variant"), "architecture": None}
     facts |= {key: record.get(key) for key in ("parameters", "nonzero_parameters", "sparsity_pruned", "sparsity_all")}
     facts |= {"dtype": None, "bytes": None, "sha256": None, "dense_sha256": record.get("dense_sha256")}
     try:
@@ -53,12 +56,10 @@ def look(folder) -> dict:
 
 def _files(folder: Path, kind: str) -> dict:
     """Bytes and hash of the weights' files. Raises InputError where one is missing."""
-    from prunelab.models import int8, tensors
+    from prunelab.models import tensors
 
-    if kind == "plain":
+    if kind != "packed":
         stored = tensors.weight_files(folder)
-    elif kind == "int8":
-        stored = [folder / int8.FILE]
     else:
         stored = sorted({folder / name for name in read_json(folder / PACKED_INDEX)["files"].values()})
     if missing := [path.name for path in stored if not path.is_file()]:
@@ -69,17 +70,24 @@ def _files(folder: Path, kind: str) -> dict:
 def _weights(folder: Path) -> dict:
     """What the loaded model says. Raises InputError where it does not load."""
     from prunelab.efficiency.memory import parameter_counts
-    from prunelab.models import checkpoint, models
+    from prunelab.models import models
+    from prunelab.quantised import layers, opening
 
-    model = checkpoint.load(folder)
+    model = opening.load(folder)
     counts, held = parameter_counts(model), dict(model.named_parameters(remove_duplicate=False))
-    inside = [held[tensor["name"]] for tensor in models.prunable_tensors(model) if tensor["name"] in held]
-    zeros = sum(int((getattr(weight, "qdata", weight) == 0).sum()) for weight in inside)
+    if quantised_layers := layers.quantised_layers(model):
+        ends = (model.get_output_embeddings(), getattr(model.get_input_embeddings(), "table", None))
+        inside = [layer for layer in quantised_layers.values() if layer not in ends]
+        zeros = sum(layer.zeros() for layer in inside)
+        size = sum(layer.in_features * layer.out_features for layer in inside)
+    else:
+        inside = [held[tensor["name"]] for tensor in models.prunable_tensors(model) if tensor["name"] in held]
+        zeros, size = sum(int((one == 0).sum()) for one in inside), sum(one.numel() for one in inside)
     return {
         "architecture": f"{model.config.model_type} ({type(model).__name__})",
         "parameters": counts["parameters"],
         "nonzero_parameters": counts["nonzero_parameters"],
-        "sparsity_pruned": zeros / sum(weight.numel() for weight in inside) if inside else None,
+        "sparsity_pruned": zeros / size if size else None,
         "sparsity_all": 1 - counts["nonzero_parameters"] / counts["parameters"],
         "dtype": str(model.dtype).removeprefix("torch."),
     }
@@ -87,7 +95,9 @@ def _weights(folder: Path) -> dict:
 
 def described(facts: dict) -> str:
     """The facts as a block to read, a line each."""
-    lines = {"format": FORMATS[facts["format"]], "variant": facts["variant"], "architecture": facts["architecture"]}
+    precision = f", {facts['precision']}" if facts["precision"] else ""
+    lines = {"format": f"{FORMATS[facts['format']]}{precision}"}
+    lines |= {"variant": facts["variant"], "architecture": facts["architecture"]}
     if facts["parameters"] is not None:
         lines["parameters"] = f"{facts['parameters']:,}"
     if facts["nonzero_parameters"] is not None:

@@ -32,6 +32,7 @@ class Looked(NamedTuple):
     parameters: int
     kind: str  # the model_type
     source: params.Source
+    refused: str | None = None  # why it can't be quantised
 
 
 def write(model: str, rate: int, minutes: float) -> str:
@@ -51,7 +52,10 @@ def write(model: str, rate: int, minutes: float) -> str:
     print(f"looking at {model} and timing a few passes of it …", flush=True)
     looked = look(source)
     removed = int(rate / 100 * looked.blocks + 0.5)
-    plan = estimate.plan(looked.timed, minutes, looked.context, 0 < removed < looked.blocks, rate)
+    rivals = () if looked.refused else estimate.RIVALS
+    plan = estimate.plan(looked.timed, minutes, looked.context, 0 < removed < looked.blocks, rate, rivals)
+    if looked.refused:
+        plan.left_out.append(f"{', '.join(estimate.RIVALS)} ({looked.refused})")
     path.write_text(text(model, name, rate, minutes, looked, plan), encoding="utf-8")
     studies.merge(name)  # what is wrong with it is told now
     print(told(path, rate, minutes, looked, plan), flush=True)
@@ -89,10 +93,22 @@ def look(source: params.Source) -> Looked:
             source = source.model_copy(update={"revision": manifest["source"]["revision"]})
         timed, model = _time(folder, source.name)
     limit = models.context_length(model.config)
-    return Looked(
+    looked = Looked(
         timed, _context(limit), len(models.decoder_blocks(model)[1]),
         sum(parameter.numel() for parameter in model.parameters()), model.config.model_type, source,
     )  # fmt: skip
+    return looked._replace(refused=_refused(model))
+
+
+def _refused(model) -> str | None:
+    """Why `model`, which is lost to it, can't be quantised, or None."""
+    from prunelab import quantised
+
+    try:
+        quantised.quantise(model, "int8")
+    except InputError as error:
+        return str(error).removeprefix("int8: ").rpartition(";")[0]
+    return None
 
 
 def _context(limit: int | None) -> int:
@@ -120,7 +136,7 @@ def _time(folder: Path, name: str):
     context = _context(models.context_length(model.config))
     if context < SHORTEST:
         raise InputError(f"{name}: takes {context} tokens at once, at least {SHORTEST} are needed to judge it")
-    model = quality.ready(model, quality.precision())
+    model = quality.ready(model)
     vocabulary = model.get_input_embeddings().num_embeddings
 
     def token_seconds(windows: int) -> tuple[float, int]:
@@ -189,7 +205,7 @@ def text(model: str, name: str, rate: int, minutes: float, looked: Looked, plan:
     context, source = looked.context, looked.source
     prompt = min(32, context // 2)
     more = "" if source.revision is None else f"\n    revision: {json.dumps(source.revision)}"
-    further = f"[depth-{rate}]" if plan.choice.depth else "[]"
+    further = ", ".join([*plan.choice.rivals, *([f"depth-{rate}"] if plan.choice.depth else [])])
     return f"""\
 {WRITTEN} {model} --rate {rate} --minutes {minutes:g}`, which writes it anew: rename it to keep changes.
 # About {plan.cost.total_s / 60:.1f} minutes on the machine that wrote it.
@@ -222,7 +238,7 @@ calibrate:
 prune:
   methods: [{", ".join(plan.choice.methods)}]
   rates: [{rate}]
-  further: {further}
+  further: [{further}]
   checkpoint: last
 
 quality:
@@ -255,6 +271,7 @@ def told(path: Path, rate: int, minutes: float, looked: Looked, plan: estimate.P
     """What is planned and why, in a few lines."""
     timed, cost = looked.timed, plan.cost
     models = [f"{method}-{rate}" for method in plan.choice.methods] + [f"depth-{rate}"] * plan.choice.depth
+    models += plan.choice.rivals
     lines = [
         f"{looked.kind}, {looked.parameters:,} parameters, {looked.blocks} blocks · here {1000 * timed.token_s:.3g} ms "
         f"to score a token, {1000 * timed.step_s:.3g} ms to make one, {timed.start_s:.1f} s to start a stage, "

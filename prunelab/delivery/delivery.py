@@ -15,10 +15,13 @@ from typing import NamedTuple
 
 from prunelab.disk.files import read_json, sha256_file, whole_directory, write_json
 from prunelab.errors import InputError
-from prunelab.models import checkpoint, models
+from prunelab.models import checkpoint, models, packed
+from prunelab.models.tensors import WEIGHTS
+from prunelab.quantised import files as quantised
 from prunelab.report import results
 
 FACTS = "delivery.json"
+NO_ONNX = "the exporter knows no operator for weights in int8 or int4 as they are held here"
 LEGAL = ("LICENSE*", "LICENCE*", "COPYING*", "NOTICE*")  # files that a licence may ask to be passed on
 MEASURED = (  # column of the results, what the card calls it, format
     ("loss", "loss, nats a token", ".4f"),
@@ -54,24 +57,35 @@ def deliver(study: results.Study, choice: Choice, out, onnx: bool) -> dict:
     if not (folder / "config.json").exists():
         raise InputError(f"{folder}: no model there, but {choice.variant} was chosen ({choice.why}); dvc pull {folder}")
     with whole_directory(out) as partial:
-        checkpoint.export(folder, partial / "plain")  # it replaces the folder it writes into, so one of its own
-        for path in (partial / "plain").iterdir():
-            path.rename(partial / path.name)
-        (partial / "plain").rmdir()
+        if whole := quantised.is_quantised(folder):
+            _copy(folder, partial)
+        else:
+            checkpoint.export(folder, partial / "plain")  # it replaces the folder it writes into, so one of its own
+            for path in (partial / "plain").iterdir():
+                path.rename(partial / path.name)
+            (partial / "plain").rmdir()
         for path in (path for pattern in LEGAL for path in (study.models / study.dense["path"]).glob(pattern)):
             shutil.copyfile(path, partial / path.name)
         context = _bound_lengths(partial)
-        apart = _write_onnx(partial) if onnx else None
+        apart = _write_onnx(partial) if onnx and not whole else None
         facts = {
             "variant": choice.variant,
             "why": choice.why,
             "model_sha256": sha256_file(partial / "model.safetensors"),
             "context_tokens": context,
             "onnx_logits_from_torch": apart,
+            "onnx_left_out": NO_ONNX if onnx and whole else None,
         }
         write_json(partial / FACTS, facts)
         (partial / "README.md").write_text(card(study, choice, facts), encoding="utf-8")
     return facts
+
+
+def _copy(folder: Path, out: Path) -> None:
+    """Copy a quantised model as it is: there is no plain form of it."""
+    packed.copy_companions(folder, out)
+    for name in (quantised.MARK, WEIGHTS):
+        shutil.copyfile(folder / name, out / name)
 
 
 def _first_seed(study: results.Study, identifier: str) -> dict:
@@ -132,7 +146,7 @@ def card(study: results.Study, choice: Choice, facts: dict) -> str:
         _front_matter(known),
         f"# {choice.variant} of study {study.settings.study}",
         _what(row, made) + f" Chosen as {choice.why}." if choice.variant != "dense" else f"Not pruned: {choice.why}.",
-        "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f"```python\n{_quantiser(study, row)}from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         'model = AutoModelForCausalLM.from_pretrained("this folder")\n'
         'tokenizer = AutoTokenizer.from_pretrained("this folder")\n```',
         *_context(facts.get("context_tokens")),
@@ -149,7 +163,15 @@ def card(study: results.Study, choice: Choice, facts: dict) -> str:
             f"\n- `model.onnx`: takes and returns its cache, its inputs and outputs are named as Optimum's; its logits "
             f"differ from torch's by {facts['onnx_logits_from_torch']:.1e} of the largest"
         )
+    elif facts.get("onnx_left_out"):
+        parts[-1] += f"\n- no `model.onnx`: {facts['onnx_left_out']}"
     return "\n\n".join(parts) + "\n"
+
+
+def _quantiser(study: results.Study, row: dict) -> str:
+    """The line without which transformers doesn't know what a quantised model's config names."""
+    quantised = "quantised" in study.files[row["path"]]
+    return "import prunelab.hf  # knows how its weights are stored\n" if quantised else ""
 
 
 def _front_matter(known: dict | None) -> str:

@@ -36,12 +36,11 @@ def why(choice: Choice) -> str:
         return "nothing qualifies, so this is the dense model as it was given"
     if choice.asked.variant is not None:
         return "named in deploy.variant"
-    first = RULES[choice.asked.minimise[0]]
+    decided = [name for place, (name, _) in enumerate(choice.steps) if place == 0 or choice.steps[place - 1][1] > 1]
     tied = f", tied with {', '.join(one.id for one in choice.chosen[1:])}" if choice.chosen[1:] else ""
     budgets = _budgets(choice.asked.budgets)
-    return (
-        f"least {first.words.partition(' of ')[0]}{f' within {budgets}' if budgets else ''}, by whole intervals{tied}"
-    )
+    among = f" of the rows that keep to {budgets}" if budgets else ""
+    return f"the least {', then '.join(decided)}{among}, by 95 % intervals{tied}"
 
 
 def number(figure: Figure, name: str) -> str:

@@ -8,6 +8,9 @@ read before anything else is loaded: the efficiency stage serves its variant fir
 """
 
 import argparse
+import contextlib
+import functools
+import importlib
 import json
 import os
 import resource
@@ -19,7 +22,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from prunelab import errors, stats
 from prunelab.efficiency import latency
-from prunelab.models import caches
+from prunelab.models import caches, workers
+from prunelab.quantised.layers import QuantisedLinear, quantised_layers
 
 PROCESSES = 3  # beside the one that is measured: how much the peak differs from one to the next
 
@@ -41,9 +45,9 @@ def peak_of_serving(folder, work: latency.Work, seed: int):
     On a GPU the peaks are those of its memory, allocated and reserved; on a CPU the first is resident memory and
     the second None. Call it in a fresh process, before other models are loaded.
     """
-    from prunelab.models import checkpoint
+    from prunelab.quantised import opening
 
-    model = on_device(checkpoint.load(folder))
+    model = on_device(opening.load(folder))
     latency.serve(model, latency.prompts(model, work, seed), work.output_tokens)
     if model.device.type != "cuda":
         return model, {"peak_memory_bytes": peak_resident_bytes(), "peak_reserved_bytes": None}
@@ -54,12 +58,24 @@ def peak_of_serving(folder, work: latency.Work, seed: int):
 def peaks_of_forks(folder, work: latency.Work, seed: int) -> list[int]:
     """`peak_memory_bytes` of PROCESSES forks of this process that each load the model in `folder` and serve it once.
 
-    None on a GPU, whose allocations are counted and do not vary, and where forking is not safe. Call it before this
-    process computes anything: threads that compute don't live on in a fork. Raises InputError.
+    None on a GPU, whose allocations are counted and do not vary, and where forking is not safe. On one thread: those
+    of this process do not live on in a fork, which would wait for them, and the spread is all that is asked for.
+    Raises InputError.
     """
     if torch.cuda.is_available() or sys.platform != "linux":
         return []
-    return [_in_a_fork(lambda: peak_of_serving(folder, work, seed)[1]["peak_memory_bytes"]) for _ in range(PROCESSES)]
+
+    from prunelab.models import loading
+
+    config = type(loading.config_of(folder))
+    with contextlib.suppress(ImportError):  # what every fork would import again otherwise, which takes seconds
+        importlib.import_module(config.__module__.replace(".configuration_", ".modeling_"))
+
+    def peak() -> int:
+        with workers.threads(1):
+            return peak_of_serving(folder, work, seed)[1]["peak_memory_bytes"]
+
+    return [_in_a_fork(peak) for _ in range(PROCESSES)]
 
 
 def with_interval(peaks: dict, further: list[int]) -> dict:
@@ -100,14 +116,18 @@ def on_device(model):
 
 
 def parameter_counts(model) -> dict:
-    """`parameters` and `nonzero_parameters` (a tied tensor counts once) and the bytes they are held in."""
-    tensors = list(model.parameters())
-    # A quantised weight is a tensor that holds two: its integers, and their scales.
-    held = [[tensor.qdata, tensor.scale] if hasattr(tensor, "qdata") else [tensor] for tensor in tensors]
+    """`parameters` and `nonzero_parameters` (a tied tensor counts once) and the bytes they are held in.
+
+    A quantised weight is a parameter like any other, held as its levels and their scales.
+    """
+    tensors, layers = list(model.parameters()), list(quantised_layers(model).values())
+    zeros = [tensor.numel() - int(tensor.count_nonzero()) for tensor in tensors] + [one.zeros() for one in layers]
+    count = sum(tensor.numel() for tensor in tensors) + sum(one.in_features * one.out_features for one in layers)
+    held = (*tensors, *(part for one in layers for part in (one.qdata, one.scale)))
     return {
-        "parameters": sum(tensor.numel() for tensor in tensors),
-        "nonzero_parameters": sum(int(parts[0].count_nonzero()) for parts in held),
-        "parameter_bytes": sum(part.nbytes for parts in held for part in parts),
+        "parameters": count,
+        "nonzero_parameters": count - sum(zeros),
+        "parameter_bytes": sum(tensor.nbytes for tensor in held),
     }
 
 
@@ -145,7 +165,8 @@ def macs_per_token(model, ids: torch.Tensor) -> int | None:
     counts = {name: sum(found.values()) // 2 for name, found in counter.get_flop_counts().items()}
     if any(counts.get(name, 0) < least for name, least in called.least.items()):
         return None
-    return counts["Global"]
+    # Kernels of quantised layers also multiply the zeros that fill their rows up, which is no work of the model's.
+    return counts["Global"] + sum(exact - counts.get(name, 0) for name, exact in called.exact.items())
 
 
 def _formulas() -> dict:
@@ -158,6 +179,10 @@ def _formulas() -> dict:
     def integer_product(left_shape, right_shape, *options, **named):
         return 2 * left_shape[0] * left_shape[1] * right_shape[1]
 
+    def of_packed_rows(left_shape, right_shape, *options, **named):
+        """Rows (tokens, in) by a weight (out, …), however its rows are packed."""
+        return 2 * left_shape[0] * left_shape[1] * right_shape[0]
+
     def grouped_product(left_shape, right_shape, *options, **named):
         """Each row of the left (rows, in) by the matrix of its group in the right (groups, in, out)."""
         groups = left_shape[0] if len(left_shape) == len(right_shape) == 3 else 1
@@ -166,6 +191,8 @@ def _formulas() -> dict:
     formulas = {
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: fused_attention,  # of CPUs
         torch.ops.aten._int_mm: integer_product,
+        torch.ops.aten._weight_int8pack_mm: of_packed_rows,
+        torch.ops.aten._weight_int4pack_mm_for_cpu: of_packed_rows,
         torch.ops.aten._grouped_mm: grouped_product,  # fused experts
     }
     if hasattr(torch.ops.transformers, "grouped_mm_fallback"):  # the library's own, where torch's is of no use
@@ -202,14 +229,19 @@ class _Called:
     """The modules of a model that are called and hold matrices, with the least that each of them must multiply.
 
     By the names that the counter gives them: a matrix once, of a stack of them (experts) one. Lookups multiply nothing.
+    `exact`: what quantised layers multiply.
     """
 
     def __init__(self, model):
         self.least: dict[str, int] = {}
+        self.exact: dict[str, int] = {}
         self._model, self._hooks = model, []
 
     def __enter__(self):
         for name, module in self._model.named_modules():
+            if isinstance(module, QuantisedLinear):
+                self._hooks.append(module.register_forward_hook(functools.partial(self._add, name)))
+                continue
             matrices = [
                 one for one in module.parameters(recurse=False) if one.dim() in (2, 3) and one.is_floating_point()
             ]
@@ -219,6 +251,10 @@ class _Called:
                 note = lambda *_, place=place, least=least: self.least.update({place: least})  # noqa: E731
                 self._hooks.append(module.register_forward_hook(note))
         return self
+
+    def _add(self, name: str, layer: QuantisedLinear, args, output) -> None:
+        place = f"{type(self._model).__name__}.{name}"
+        self.exact[place] = self.exact.get(place, 0) + args[0].numel() * layer.out_features
 
     def __exit__(self, *error):
         for hook in self._hooks:

@@ -1,4 +1,4 @@
-"""Other ways to run a model than torch as it is: compiled, int8, 2:4 kernels, ONNX Runtime.
+"""Other ways to run a model than torch as it is: compiled, 2:4 kernels, ONNX Runtime.
 
     runtimes.available()                      {"eager": None, "semi-structured": "needs a CUDA GPU …", …}
     model = runtimes.prepare(model, "onnx")   serves like the model itself
@@ -17,13 +17,12 @@ import torch
 from torch import nn
 
 from prunelab.errors import InputError
-from prunelab.models import int8, models
+from prunelab.models import models
+from prunelab.quantised.layers import quantised_layers
 
 MEANING = {
     "eager": "torch as it is",
     "compile": "torch.compile (inductor)",
-    "int8": "torchao dynamic int8, eager",
-    "int8-compile": "torchao dynamic int8, compiled",
     "semi-structured": "2:4 sparse kernels of CUDA, fp16",
     "onnx": "ONNX Runtime, fp32",
 }
@@ -35,8 +34,6 @@ def available() -> dict[str, str | None]:
     return {
         "eager": None,
         "compile": compiler,
-        "int8": int8.missing(),
-        "int8-compile": int8.missing() or compiler,
         "semi-structured": _without_sparse_kernels(),
         "onnx": _without_onnx(),
     }
@@ -59,17 +56,8 @@ def _compiled(model):
     return torch.compile(_twin(model), dynamic=True)
 
 
-def _int8(model):
-    twin = _twin(model)
-    int8.quantise(twin)
-    return twin
-
-
-def _int8_compiled(model):
-    return torch.compile(_int8(model), dynamic=True)
-
-
 def _semi_structured(model):
+    _require_plain(model, "semi-structured", "2:4 kernels multiply by weights in fp16")
     if where := breaks_2_of_4(model):
         raise InputError(f"semi-structured: {where} is not 2:4 sparse; only <method>-2of4 variants are")
     twin = _twin(model).to("cuda", torch.float16)
@@ -82,17 +70,23 @@ def _semi_structured(model):
 def _onnx(model):
     from prunelab.models import onnx
 
+    _require_plain(model, "onnx", "its exporter knows no operator for weights that are held so")
     return onnx.session(model)
 
 
 PREPARE = {
     "eager": lambda model: model,
     "compile": _compiled,
-    "int8": _int8,
-    "int8-compile": _int8_compiled,
     "semi-structured": _semi_structured,
     "onnx": _onnx,
 }
+
+
+def _require_plain(model, name: str, why: str) -> None:
+    """Raises InputError for a quantised model."""
+    if found := quantised_layers(model):
+        precision = next(iter(found.values())).grid.precision
+        raise InputError(f"{name}: this model's layers are in {precision}, and {why}; take the row it was made of")
 
 
 def _twin(model):

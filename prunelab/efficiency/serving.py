@@ -11,8 +11,9 @@ import torch
 from prunelab import stats
 from prunelab.efficiency import latency, memory, runtimes
 from prunelab.errors import InputError, in_one_line
-from prunelab.models import caches, checkpoint, packed
+from prunelab.models import caches, packed
 from prunelab.models.workers import threads
+from prunelab.quantised import opening
 
 MASKED = "masked only: its zeros are stored small, but no dense kernel skips them"
 
@@ -32,7 +33,7 @@ def measure(folder, dense, names: list[str], seconds: float, efficiency, session
 
 def _measure(folder, dense, names: list[str], seconds: float, efficiency, session: dict, seed: int) -> dict:
     work = latency.Work(efficiency.prompt_tokens[0], efficiency.batch_sizes[0], efficiency.output_tokens)
-    model, plain = (memory.on_device(checkpoint.load(path)) for path in (folder, dense))
+    model, plain = (memory.on_device(opening.load(path)) for path in (folder, dense))
     ids = latency.prompts(plain, work, seed)
     within = efficiency.within_percent / 100
     figures = {name: _on(name, model, plain, ids, work, seconds, within, session, seed) for name in ("eager", *names)}

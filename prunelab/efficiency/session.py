@@ -20,8 +20,9 @@ from prunelab import stats
 from prunelab.efficiency import device, disturbance, joules, latency, memory
 from prunelab.energy import energy
 from prunelab.errors import InputError
-from prunelab.models import checkpoint, packed
+from prunelab.models import checkpoint
 from prunelab.models.workers import threads
+from prunelab.quantised import files as quantised
 
 
 def measure(folder: Path, dense: Path, wanted, power, seed: int, session: dict | None) -> tuple[dict, list[dict]]:
@@ -47,7 +48,7 @@ def _measure(folder: Path, dense: Path, wanted, power, seed: int, session: dict 
     models = {"variant": variant, "dense": memory.on_device(checkpoint.load(dense))}
     ids = {work: latency.prompts(models["dense"], work, seed) for work in works}
     figures = {
-        "runtime": "int8, eager" if (folder / packed.INT8_MARK).exists() else "eager",
+        "runtime": "eager" + (f", {quantised.facts_of(folder)['precision']}" if quantised.is_quantised(folder) else ""),
         "dtype": str(variant.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         **memory.parameter_counts(variant),

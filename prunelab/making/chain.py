@@ -1,9 +1,9 @@
-"""A recipe of prune.further made step by step from the dense model: depth-25 → depth-25-recovered → …-int8."""
+"""A recipe of prune.further made step by step from the dense model: depth-25 → depth-25-recovered → …-int4."""
 
 from pathlib import Path
 
 from prunelab.disk.files import read_json
-from prunelab.making import kept, masking, steps
+from prunelab.making import kept, masking, precision, steps
 from prunelab.making.given import Given
 from prunelab.recipes import variants
 from prunelab.recipes.variants import Variant
@@ -14,13 +14,14 @@ def make(given: Given, variant: Variant, out) -> dict:
 
     Raises InputError for what a step needs and does not have; nothing is written then.
     """
+    precision.require_another(given, variant)
     kept.row(given, variant, out, lambda place: _walk(given, kept.beginnings(given.settings, variant), place))
     return facts_of(out)
 
 
 def facts_of(folder) -> dict:
     """What the last step of a recipe wrote down of the model in `folder`; nothing of one that was trained."""
-    records = (Path(folder) / name for name in ("int8.json", "sparsity.json", "control.json"))
+    records = (Path(folder) / name for name in ("quantised.json", precision.RECORD, "sparsity.json", "control.json"))
     return next((read_json(record) for record in records if record.exists()), {})
 
 
@@ -39,9 +40,10 @@ def _step(given: Given, variant: Variant, source: Path, out: Path) -> None:
         steps.unpruned(given, variant, out)
     elif variant.id == "dense-small":
         steps.small(given, variant, source, out)
+    elif variant.precision:
+        (precision.in_bf16 if variant.precision == "bf16" else precision.quantise)(given, variant, source, out)
     elif variant.steps:
-        step = {"recovered": steps.recover, "int8": steps.quantise}[variant.steps[-1]]
-        step(given, variant, source, out)
+        steps.recover(given, variant, source, out)
     elif variant.prunes == "mask":
         masking.mask(given, variant, out)
     else:

@@ -32,7 +32,8 @@ class Given(NamedTuple):
     def takes_long(self, variant: Variant) -> bool:
         """Whether something is trained, or the model runs block by block: then a meter reads all the while."""
         trains = variant.prunes == "mask" and METHODS[variant.method].trains
-        return trains or self.goes_by_blocks(variant) or "recovered" in variant.steps or variant.id == "dense-small"
+        runs = self.goes_by_blocks(variant) or variant.rounds_by_text
+        return trains or runs or "recovered" in variant.steps or variant.id == "dense-small"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

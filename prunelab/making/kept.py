@@ -21,12 +21,12 @@ from prunelab.errors import InputError
 from prunelab.making.given import Given
 from prunelab.models.tensors import identity
 from prunelab.recipes.methods import METHODS
-from prunelab.recipes.variants import Variant
+from prunelab.recipes.variants import QUANTISED, Variant
 
 FOLDER = Path("checkpoints/beginnings")
 MOST = 8  # kept results; of more, those that were used longest ago go
 # The rooms that decide what a step makes.
-ROOMS = ("models", "training", "calibration", "pruning", "structure", "recovery", "making", "recipes")
+ROOMS = ("models", "quantised", "training", "calibration", "pruning", "structure", "recovery", "making", "recipes")
 
 
 def beginnings(settings, variant: Variant) -> list[Variant]:
@@ -127,7 +127,8 @@ def _key(given: Given, step: Variant) -> str:
         "code": _code(),
         "libraries": [version(name) for name in ("torch", "transformers")],
     }
-    for section in ("train", "calibrate", "structure", *(["recover"] if "recovered" in step.steps else [])):
+    some = {"recover": "recovered" in step.steps, "quantise": step.precision in QUANTISED}
+    for section in ("train", "calibrate", "structure", *(name for name, asked_for in some.items() if asked_for)):
         content = getattr(settings, section)
         asked[section] = content.model_dump(mode="json") if content is not None else None
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:32]

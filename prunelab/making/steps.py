@@ -58,25 +58,6 @@ def recover(given: Given, variant: Variant, source: Path, out: Path) -> dict:
     return recovery.recover(source, given.dense, out, variant.id, plan, tokens["train"], validation)
 
 
-def quantise(given: Given, variant: Variant, source: Path, out: Path) -> dict:
-    """Write the model in folder `source` in int8 into `out`; what int8.json says.
-
-    What was pruned before keeps its record (sparsity.json), with the bytes of the int8 file.
-    """
-    from prunelab.models import checkpoint, int8
-    from prunelab.models.tensors import identity
-
-    pruned = Path(source) / "sparsity.json"
-    record = files.read_json(pruned) if pruned.exists() else None
-    with files.whole_directory(out, source) as partial:
-        facts = int8.write(checkpoint.load(source), source, partial, variant.id, identity(given.dense))
-        if record is not None:
-            files.write_json(
-                partial / "sparsity.json", record | {"variant": variant.id, "packed_bytes": facts["bytes"]}
-            )
-    return facts
-
-
 def unpruned(given: Given, variant: Variant, out: Path) -> dict:
     """Write the dense model with the weights of a control (`dense-average`, `dense-best`) into `out`.
 

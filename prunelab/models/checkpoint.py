@@ -1,16 +1,16 @@
-"""A model on disk: a plain Hugging Face folder, a packed variant (packed.py), or one in int8 (int8.py)."""
+"""A model on disk: a plain Hugging Face folder, or a packed variant (packed.py); prunelab/quantised adds a third."""
 
 from pathlib import Path
 
 import torch
 
 from prunelab.disk.files import whole_directory
-from prunelab.errors import InputError
-from prunelab.models.packed import INT8_MARK, copy_companions, is_packed, packed_dtype, unpacked
+from prunelab.models.packed import PackedWriter, copy_companions, is_packed, packed_dtype, unpacked
+from prunelab.models.tensors import Tensors
 
 
 def load(folder, dtype: torch.dtype | None = None):
-    """The model in `folder`, plain, packed or in int8, in eval mode, on the CPU.
+    """The model in `folder`, plain or packed, in eval mode, on the CPU.
 
     `dtype` None keeps the stored one, by the same rule for dense models and variants (tensors.stored_dtype). Raises
     InputError when there is no model, or tensors and config do not agree.
@@ -19,13 +19,28 @@ def load(folder, dtype: torch.dtype | None = None):
 
     folder = Path(folder)
     config = loading.config_of(folder)
-    if (folder / INT8_MARK).exists():
-        from prunelab.models import int8
-
-        return int8.load(folder)
     if not is_packed(folder):
         return loading.of_folder(folder, dtype)
     return loading.of_state(config, dict(unpacked(folder)), dtype or packed_dtype(folder), folder)
+
+
+def write(model, masks: dict[str, torch.Tensor], folder: Path) -> dict:
+    """Write the tensors of `model` into the existing `folder`, packed where `masks` has a keep-mask, else plain.
+
+    Returns `nonzero_parameters` and `packed_bytes`, the counts that a variant's record holds of them.
+    """
+    from prunelab.models import loading
+
+    if not masks:
+        loading.save(model, folder)
+        nonzeros = sum(int(parameter.count_nonzero()) for parameter in model.parameters())
+        return {"nonzero_parameters": nonzeros, "packed_bytes": Tensors(folder).nbytes}
+    writer = PackedWriter(folder, buffers=loading.buffers(model))
+    state = model.state_dict()
+    for name in loading.state_names(model):
+        writer.add(name, state[name], masks.get(name))
+    writer.close()
+    return {"nonzero_parameters": writer.nonzeros, "packed_bytes": writer.nbytes}
 
 
 def export(folder, out) -> None:
@@ -36,8 +51,6 @@ def export(folder, out) -> None:
     """
     from prunelab.models import loading
 
-    if (Path(folder) / INT8_MARK).exists():
-        raise InputError(f"{folder}: in int8, which no plain folder holds; prunelab.load() reads it")
     model = load(folder)
     with whole_directory(out, folder) as partial:
         copy_companions(folder, partial)

@@ -24,10 +24,9 @@ PACKED_FORMAT = "prunelab-packed-1"
 SHARD_BYTES = 256_000_000  # held in memory while a variant is written
 # Beside the tensors a variant holds what the dense folder needs to be loaded: config, tokenizer, generation defaults.
 COMPANIONS = ("*.json", "*.txt", "*.model", "*.jinja")
-INT8_MARK = "int8.json"  # stands in a folder that int8.py wrote
 BUFFERS = "buffers.json"  # in the dense folder of a model that stores some: their names, which are no parameters
 NOT_COMPANIONS = {
-    "prunable.json", "sparsity.json", "manifest.json", BUFFERS, PACKED_INDEX, INDEX,
+    "prunable.json", "sparsity.json", "precision.json", "quantised.json", "manifest.json", BUFFERS, PACKED_INDEX, INDEX,
 }  # fmt: skip
 
 

@@ -5,6 +5,7 @@ With inputs X and H = (2/N)·Σ x xᵀ, removing weight j of a row costs w_j² /
 left to right in blocks; which weights go is decided for a whole block at once (in n:m for a group as it is reached).
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -59,44 +60,59 @@ def solve(
     if n_of_m and columns % n_of_m[1]:
         raise ValueError(f"{columns} inputs do not divide into groups of {n_of_m[1]}")
     upper, dead = factor
-    # Transposed, so that a column, which the inner loop works on, is contiguous.
     work = weight.double().T.contiguous()  # (in, out)
     work[dead] = 0
     keep = torch.ones_like(work, dtype=torch.bool)
     # A group must not straddle two blocks.
     width = BLOCK if not n_of_m else max(n_of_m[1], BLOCK - BLOCK % n_of_m[1])
-    for start in range(0, columns, width):
-        stop = min(start + width, columns)
-        errors = _solve_block(
-            work[start:stop], keep[start:stop], upper[start:stop, start:stop], sparsity=sparsity, n_of_m=n_of_m
-        )
-        work[stop:].addmm_(upper[start:stop, stop:].T, errors, alpha=-1)
+    diagonal = upper.diagonal()[:, None]
+    removal, first = None, 0  # of the columns from `first` on: 1 / U_jj where a weight goes, else 0
+
+    def begin(start: int, stop: int) -> None:
+        nonlocal removal, first
+        if n_of_m is not None:
+            scores = (work[start:stop] / diagonal[start:stop]).square_().T.contiguous()
+            keep[start:stop] = masks.remove(scores, n_of_m[0]).T
+        elif start % width == 0:
+            end = min(start + width, columns)
+            scores = (
+                (work[start:end] / diagonal[start:end]).square_().T.reshape(1, -1)
+            )  # row-major, as ties are counted
+            kept = masks.remove(scores, round(sparsity * scores.numel()))
+            keep[start:end] = kept.view(-1, end - start).T
+        removal, first = (~keep[start:stop]).to(work.dtype) / diagonal[start:stop], start
+
+    def error(j: int, out: torch.Tensor) -> None:
+        torch.mul(work[j], removal[j - first], out=out)
+
+    sweep(work, upper, width, n_of_m[1] if n_of_m else PANEL, begin, error)
     work.masked_fill_(~keep, 0)
     return work.T.to(weight.dtype, memory_format=torch.contiguous_format), keep.T.contiguous()
 
 
-def _solve_block(work, keep, upper, *, sparsity, n_of_m) -> torch.Tensor:
-    """Prune the columns of one block in place; returns their errors (w - q) / U_jj, all (columns, out)."""
+def sweep(
+    work: torch.Tensor, upper: torch.Tensor, width: int, step: int, begin: Callable[[int, int], None], error: Callable
+) -> None:
+    """Visit the columns of a weight from left to right, and change those to the right of each so that they pay back.
+
+    Args:
+        work: (in, out) float64, contiguous: the weight transposed, so that a column is; changed in place.
+        upper: of its factor.
+        width: columns of a block; step: columns of it before which `begin` is called.
+        begin: of (start, stop): columns start … stop-1 have been paid back all that came before start.
+        error: of (j, out): writes d / U_jj of column j into `out` (out,), d being what it loses.
+    """
     columns = len(work)
-    diagonal = upper.diagonal()[:, None]
-    if n_of_m is None:
-        scores = (work / diagonal).square_().T.reshape(1, -1)  # row-major, as ties are counted
-        kept = masks.remove(scores, round(sparsity * scores.numel()))
-        keep.copy_(kept.view(-1, columns).T)
-        step = PANEL
-    else:
-        step = n_of_m[1]
-    errors = torch.empty_like(work)
-    for start in range(0, columns, step):
-        stop = min(start + step, columns)
-        if n_of_m is not None:
-            scores = (work[start:stop] / diagonal[start:stop]).square_().T.contiguous()
-            keep[start:stop] = masks.remove(scores, n_of_m[0]).T
-        removal = (~keep[start:stop]).to(work.dtype) / diagonal[start:stop]
-        for j in range(start, stop):
-            torch.mul(work[j], removal[j - start], out=errors[j])
-            if j + 1 < stop:
-                work[j + 1 : stop].addr_(upper[j, j + 1 : stop], errors[j], alpha=-1)
-        if stop < columns:
-            work[stop:].addmm_(upper[start:stop, stop:].T, errors[start:stop], alpha=-1)
-    return errors
+    for block in range(0, columns, width):
+        end = min(block + width, columns)
+        errors = torch.empty_like(work[block:end])
+        for start in range(block, end, step):
+            stop = min(start + step, end)
+            begin(start, stop)
+            for j in range(start, stop):
+                error(j, errors[j - block])
+                if j + 1 < stop:
+                    work[j + 1 : stop].addr_(upper[j, j + 1 : stop], errors[j - block], alpha=-1)
+            if stop < end:
+                work[stop:end].addmm_(upper[start:stop, stop:end].T, errors[start - block : stop - block], alpha=-1)
+        work[end:].addmm_(upper[block:end, end:].T, errors, alpha=-1)

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import torch
 
+from prunelab.quantised.layers import QuantisedLinear
+
 
 class Head(NamedTuple):
     """From last hidden states to logits: `softcap(scale · (h Wᵀ + b))`; without a weight the states are the logits."""
@@ -16,9 +18,12 @@ class Head(NamedTuple):
     bias: torch.Tensor | None = None  # (vocabulary,)
     scale: float = 1.0
     softcap: float | None = None  # logits become cap · tanh(logits / cap)
+    layer: QuantisedLinear | None = None  # in place of weight and bias, where they are quantised
 
     def vocabulary(self, hidden: torch.Tensor) -> int:
         """How many logits a row of hidden states (…, d) becomes."""
+        if self.layer is not None:
+            return self.layer.out_features
         return hidden.shape[-1] if self.weight is None else self.weight.shape[0]
 
     def to(self, device) -> "Head":
@@ -30,14 +35,17 @@ class Head(NamedTuple):
 
     @property
     def is_narrow(self) -> bool:
-        """Whether the logits take less room than the hidden states they come from."""
+        """Whether the logits take less room than the hidden states they come from; asked of dense, never quantised."""
         return self.weight is None or self.weight.shape[0] <= self.weight.shape[1]
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits (n, vocabulary) in fp32 of hidden states (n, d)."""
-        if self.weight is None:
+        if self.layer is not None:
+            logits = self.layer(hidden).float()
+        elif self.weight is None:
             return hidden.float()
-        logits = torch.nn.functional.linear(hidden, self.weight, self.bias).float()
+        else:
+            logits = torch.nn.functional.linear(hidden, self.weight, self.bias).float()
         if self.scale != 1.0:
             logits *= self.scale
         if self.softcap:
@@ -53,17 +61,19 @@ def split(model):
     """
     config, output = model.config, model.get_output_embeddings()
     if output is not None and model.base_model is not model:
+        quantised = isinstance(output, QuantisedLinear)
+        vocabulary, width = (output.out_features, output.in_features) if quantised else output.weight.shape
         head = Head(
-            output.weight,
-            getattr(output, "bias", None),
+            *((None, None) if quantised else (output.weight, getattr(output, "bias", None))),
+            layer=output if quantised else None,
             scale=getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0),
             softcap=getattr(config, "final_logit_softcapping", None),
         )
-        ids = torch.arange(4, device=output.weight.device)[None] % output.weight.shape[0]
+        ids = torch.arange(4, device=model.device)[None] % vocabulary
         with torch.inference_mode():
             hidden = model.base_model(input_ids=ids, use_cache=False)[0]
             expected = model(input_ids=ids, use_cache=False).logits.float()
-            if hidden.shape[-1] == output.weight.shape[1]:
+            if hidden.shape[-1] == width:
                 found = head(hidden[0])[None]
                 tolerance = 1e-4 if hidden.dtype == torch.float32 else 2e-2
                 # equal_nan: a broken model is told by its loss, with its name, and not here.

@@ -42,15 +42,18 @@ class Scores(NamedTuple):
     states: DenseStates | None  # what a variant's KL needs of this model
 
 
-def precision(setting: str = "auto") -> str:
-    """`bf16` or `fp32` for the setting `auto` on this machine: bf16 only where it is computed natively."""
-    return ("bf16" if models.computes_bf16() else "fp32") if setting == "auto" else setting
+# What quality.json calls the number that a model computes in, which is the one that it is stored and timed in.
+PRECISIONS = {torch.float64: "fp64", torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
-def ready(model, dtype: str):
-    """The model in evaluation mode, in `dtype` (`fp32` or `bf16`), on the GPU when there is one."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return model.eval().to(device=device, dtype={"fp32": torch.float32, "bf16": torch.bfloat16}[dtype])
+def ready(model):
+    """The model in evaluation mode, in the precision that it was loaded in, on the GPU when there is one."""
+    return model.eval().to(device="cuda" if torch.cuda.is_available() else "cpu")
+
+
+def precision(model) -> str:
+    """What `model` computes in: `fp32`, `bf16` and so on; of a quantised one that of its activations."""
+    return PRECISIONS[model.dtype]
 
 
 def check_context(model, context: int) -> None:

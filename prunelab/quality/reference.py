@@ -21,7 +21,8 @@ from prunelab.quality.windows import Windows
 ASKED = {"context", "max_windows", "kl_windows", "robustness", "samples", "questions"}  # settings that must be the same
 
 
-RECORDS = ("int8.json", "sparsity.json", "control.json")  # that say which dense model a variant was made of
+# That say which dense model a variant was made of.
+RECORDS = ("quantised.json", "precision.json", "sparsity.json", "control.json")
 
 
 class Reference(NamedTuple):

@@ -2,10 +2,11 @@
 
     <method>[-<allocation>]-<rate>      weights pruned, or structure removed: magnitude-global-50, depth-25
     … -recovered                        fine-tuned afterwards
-    … -int8                             quantised, always last
+    … -bf16 | -int8 | -int4             stored in that precision, always last; int8 and int4 weigh 8 and 4 bits
+    … -int8-gptq | -int4-gptq           the same, rounded with calibration text instead of to the nearest
     dense-average | dense-best          the dense model with other weights: the averaged clone, the early-stopped
     dense-small                         a dense model of the first removed structure's size, trained from scratch
-    dense-int8                          the dense model quantised
+    dense-bf16 | dense-int8 | …         the dense model in that precision: the rivals of everything that is pruned
 
 A rate is a token: `50` removes 50 percent of the weights in scope, `sigma112` is the paper's PruneRate 1.12
 (threshold 1.12 x standard deviation of |w|), `2of4` removes 2 of every 4 consecutive inputs (n:m sparsity).
@@ -27,8 +28,11 @@ ALLOCATIONS = {
 }
 
 DENSE = "dense"
-STEPS = ("recovered", "int8")  # what can follow pruning or removal, in this order, each once
-OF_DENSE = ("average", "best", "small", "int8")  # what can be made of the dense model without pruning
+GPTQ = "-gptq"  # behind a precision: rounded with calibration text (arXiv 2210.17323)
+QUANTISED = ("int8", "int4")  # whole numbers with scales: prunelab/quantised
+PRECISIONS = ("bf16", *QUANTISED, *(f"{name}{GPTQ}" for name in QUANTISED))  # the last link of any chain
+STEPS = ("recovered", *PRECISIONS)  # what can follow pruning or removal, in this order, of the precisions one
+OF_DENSE = ("average", "best", "small", *PRECISIONS)  # what can be made of the dense model without pruning
 CONTROLS = ("dense-average", "dense-best")  # the dense model with other values in it
 RATE = r"[0-9]+of[0-9]+|sigma[0-9]+|[0-9]+"  # the longer one first: `2` alone is not what 2of4 means
 
@@ -62,9 +66,35 @@ class Variant(NamedTuple):
         return "mask" if self.method in METHODS else "structure" if self.method in STRUCTURES else None
 
     @property
+    def precision(self) -> str | None:
+        """The precision that it is stored in by its recipe: bf16, int8, int4; None where it stays that of dense."""
+        last = self.steps[-1] if self.steps else ""
+        return last.removesuffix(GPTQ) if last in PRECISIONS else None
+
+    @property
+    def rounds_by_text(self) -> bool:
+        """Whether its last link is rounded with calibration text (GPTQ)."""
+        return bool(self.steps) and self.steps[-1].endswith(GPTQ)
+
+    @property
     def does_the_work_of_dense(self) -> bool:
         """Whether it multiplies what dense multiplies, zeros or not: a mask, or dense with other values in it."""
-        return "int8" not in self.steps and (self.prunes == "mask" or self.id in (DENSE, *CONTROLS))
+        return self.precision is None and (self.prunes == "mask" or self.id in (DENSE, *CONTROLS))
+
+    @property
+    def same_work(self) -> tuple[str, ...]:
+        """Other recipes in a precision that run the same kernels on the same shapes, so that their times are its own.
+
+        Zeros change no time, and how a weight was rounded changes none: of `wanda-50-int8-gptq` dense-int8 and
+        dense-int8-gptq, of `depth-25-int4-gptq` depth-25-int4. Nothing for what is in no precision of its own.
+        """
+        if self.precision is None:
+            return ()
+        base = DENSE if self.prunes == "mask" else self.id.removesuffix(f"-{self.steps[-1]}")
+        found = [f"{base}-{self.precision}"]
+        if self.precision in QUANTISED and base == DENSE:
+            found.append(f"{base}-{self.precision}{GPTQ}")
+        return tuple(found[: found.index(self.id)] if self.id in found else found)
 
     @property
     def beginnings(self) -> list["Variant"]:
@@ -140,22 +170,39 @@ def parse(identifier: str) -> Variant:
     match = re.fullmatch(rf"(?P<method>[a-z][a-z-]*?)-(?P<rate>{RATE})(?P<steps>(?:-[a-z0-9]+)*)", text)
     if not match:
         raise InputError(
-            f"{text!r} is no recipe{_nearest(text)}; expected <method>-<rate>[-recovered][-int8], such as "
-            "magnitude-50 or depth-25-recovered, or one of dense, such as dense-int8"
+            f"{text!r} is no recipe{_nearest(text)}; expected <method>-<rate>[-recovered][-<precision>], such as "
+            "magnitude-50 or depth-25-recovered-int4, or one of dense, such as dense-int8"
         )
     parse_rate(match["rate"])
-    variant, steps = make(match["method"], match["rate"]), tuple(match["steps"].split("-")[1:])
+    variant, steps = make(match["method"], match["rate"]), _words(match["steps"].split("-")[1:])
     if variant.prunes is None:
         raise InputError(
             f"{text!r}: there is no method {variant.method!r}{_nearest(text)}; allowed: "
             f"{', '.join((*METHODS, *STRUCTURES))}"
         )
-    if steps != tuple(step for step in STEPS if step in steps):
+    if steps != _in_order(steps):
         raise InputError(
-            f"{text!r} is no recipe{_nearest(text)}; behind {variant.id} come {' and '.join(STEPS)}, in this order, "
-            "each once or not at all"
+            f"{text!r} is no recipe{_nearest(text)}; behind {variant.id} come recovered and one of "
+            f"{', '.join(PRECISIONS)}, in this order, each once or not at all"
         )
     return variant._replace(id=text, steps=steps)
+
+
+def _words(words: list[str]) -> tuple[str, ...]:
+    """The steps in the words behind a rate: `gptq` belongs to the precision before it."""
+    found: list[str] = []
+    for word in words:
+        if found and word == GPTQ[1:] and found[-1] in QUANTISED:
+            found[-1] += GPTQ
+        else:
+            found.append(word)
+    return tuple(found)
+
+
+def _in_order(steps) -> tuple[str, ...]:
+    """Those of `steps` that a recipe may have, in their order: recovered, then one precision."""
+    known = [step for step in STEPS if step in steps]
+    return tuple(known[:1] if known[:1] != ["recovered"] else known[:2])
 
 
 def _nearest(text: str) -> str:
@@ -165,8 +212,12 @@ def _nearest(text: str) -> str:
         return ""
     base, allocation = split_method(match["method"])
     methods = nearest(base, (*METHODS, *STRUCTURES), bare=True)
-    words = [nearest(word, STEPS, bare=True) for word in re.split(r"[-_]", match["rest"]) if word]
+    known = ("recovered", "bf16", *QUANTISED, GPTQ[1:])
+    words = [nearest(word, known, bare=True) for word in re.split(r"[-_]", match["rest"]) if word]
     if methods is None or None in words:
         return ""
-    steps = [step for step in STEPS if step in words]
+    plain = [word for word in dict.fromkeys(words) if word != GPTQ[1:]]
+    # gptq behind whole numbers, wherever it was put.
+    numbers = next((word for word in plain if word in QUANTISED), None)
+    steps = _in_order([f"{word}{GPTQ}" if word == numbers and GPTQ[1:] in words else word for word in plain])
     return f" (did you mean {'-'.join(filter(None, (methods, allocation, match['rate'], *steps)))!r}?)"

@@ -17,9 +17,8 @@ from torch.nn import functional
 
 from prunelab.disk.files import read_json, whole_directory, write_json
 from prunelab.errors import InputError
-from prunelab.models import checkpoint, loading, models, packed
-from prunelab.models.packed import PackedWriter, copy_companions
-from prunelab.models.tensors import Tensors
+from prunelab.models import checkpoint, models, packed
+from prunelab.models.packed import copy_companions
 from prunelab.training.progress import Progress
 
 WARMUP_SHARE = 0.05
@@ -78,24 +77,10 @@ def recover(variant, dense, out, name: str, plan: Plan, train: torch.Tensor, val
     model.to("cpu", dtype)
     with whole_directory(out) as partial:
         copy_companions(variant, partial)
-        record = record | {"variant": name, "recovery": facts} | _write(model, masks, partial)
+        record = record | {"variant": name, "recovery": facts} | checkpoint.write(model, masks, partial)
         write_json(partial / "prunable.json", models.prunable_tensors(model))
         write_json(partial / "sparsity.json", record)
     return record
-
-
-def _write(model, masks: dict, folder: Path) -> dict:
-    """Write the tensors as the variant had them, packed or plain; returns the counts that may have changed."""
-    if not masks:
-        loading.save(model, folder)
-        nonzeros = sum(int(parameter.count_nonzero()) for parameter in model.parameters())
-        return {"nonzero_parameters": nonzeros, "packed_bytes": Tensors(folder).nbytes}
-    writer = PackedWriter(folder, buffers=loading.buffers(model))
-    state = model.state_dict()
-    for tensor_name in loading.state_names(model):
-        writer.add(tensor_name, state[tensor_name], masks.get(tensor_name))
-    writer.close()
-    return {"nonzero_parameters": writer.nonzeros, "packed_bytes": writer.nbytes}
 
 
 def _train(model, masks: dict, teacher, plan: Plan, train: torch.Tensor, name: str) -> list[dict]:

@@ -16,6 +16,7 @@ from prunelab.report.drawing import LIGHT, Style, look, margin_labels, spot_labe
 
 EIGHT = 8
 CONTROLS = {"dense-average": "averaged, unpruned", "dense-best": "early-stopped, unpruned"}
+IN_PRECISION = ("dense-bf16", "dense-int8", "dense-int4")  # so begin dense's rows of fewer bits
 
 
 def series(groups: list[verdict.Group]) -> dict[str, list[verdict.Group]]:
@@ -65,13 +66,14 @@ def loss_against_sparsity(groups, references: list[dict], limit_percent: float |
             limit = dense * (1 + limit_percent / 100)
             near.axhline(limit, color=LIGHT["muted"], linewidth=0.8, linestyle=(0, (2, 3)))
             marks.append((limit, f"limit +{limit_percent:g} %"))
-        for beside, (control, name) in zip((-1, 1), CONTROLS.items(), strict=True):  # of dense's star
-            if control in unpruned:
-                near.axhline(unpruned[control], color=LIGHT["muted"], linewidth=0.8, linestyle=(0, (6, 3)))
-                if math.isfinite(spread[control][1]):
-                    bar = {"color": LIGHT["muted"], "linewidth": 1.2, "gid": f"name:{control}: interval over seeds"}
-                    near.vlines(beside, *spread[control][1:], **bar)
-                marks.append((unpruned[control], f"{name} {unpruned[control]:.4f}"))
+        drawn = [name for name in unpruned if name in CONTROLS or name.startswith(IN_PRECISION)]
+        for place, control in enumerate(drawn):
+            near.axhline(unpruned[control], color=LIGHT["muted"], linewidth=0.8, linestyle=(0, (6, 3)))
+            if math.isfinite(spread[control][1]):
+                bar = {"color": LIGHT["muted"], "linewidth": 1.2, "gid": f"name:{control}: interval over seeds"}
+                beside = (place // 2 + 1) * (-1, 1)[place % 2]  # of dense's star, left and right in turn
+                near.vlines(beside, *spread[control][1:], **bar)
+            marks.append((unpruned[control], f"{CONTROLS.get(control, control)} {unpruned[control]:.4f}"))
         names = [(points[-1].loss[0], name, style[points[0].method]["color"]) for name, points in lines.items()]
         margin_labels(figure, near, [*names, *((y, text, LIGHT["muted"]) for y, text in marks)], floor, ceiling)
         if not one_panel:

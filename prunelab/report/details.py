@@ -119,7 +119,8 @@ def recovery(study) -> Table | None:
     lines = []
     for path, files in study.files.items():
         facts = files.get("sparsity", {}).get("recovery")
-        if not facts or path.endswith("-int8"):  # that holds the record of what was recovered before
+        if not facts or rows[path]["stored_as"] != rows[rows[path]["dense"]]["stored_as"]:
+            # One in another precision holds the record of what was recovered before.
             continue
         before, after = (rows.get(name, {}) for name in (f"{path.partition('/')[0]}/{facts['from']}", path))
         cells = [

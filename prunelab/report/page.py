@@ -159,7 +159,7 @@ def provenance(study) -> list[tuple[str, str]]:
             "evaluated on",
             f"{quality['windows']:,} windows of {quality.get('context')} tokens, {quality.get('tokens'):,} scored",
         )
-    tell("precision of quality", quality.get("dtype"))
+    tell("precision of dense", quality.get("dtype"))
     tell("device", efficiency.get("device"))
     tell(
         "processor",

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 from prunelab.deploy import devices, figures
 from prunelab.disk.files import read_json, whole_file
 from prunelab.errors import InputError, exit_cleanly
-from prunelab.recipes.variants import Variant
+from prunelab.recipes import variants
+from prunelab.recipes.variants import QUANTISED, Variant
 
 # The contract with everything that reads results: these names, first, in this order.
 # fmt: off
@@ -31,7 +32,7 @@ COLUMNS = (
 # Behind them, in this order; any further number, word or flag of the files follows under its own name.
 # fmt: off
 FURTHER = (
-    "allocation", "path", "dense", "timed_as", "loss_increase_percent", "loss_increase_percent_lo",
+    "allocation", "path", "dense", "stored_as", "timed_as", "loss_increase_percent", "loss_increase_percent_lo",
     "loss_increase_percent_hi",
     "decode_verdict", "energy_estimated", "prune_rate", "target_sparsity", "calibration_hash", "calibration_seed",
 )
@@ -107,17 +108,6 @@ def read(settings, results, models) -> Study:
     return Study(settings, rows, files, read_json(device) if device.exists() else None, bills, results, models)
 
 
-def timed_as(settings, variant: Variant) -> str | None:
-    """The variant whose times this one takes over, None where it is timed itself.
-
-    In eager torch the work doesn't depend on which weights are zero, so masks of one rate are timed once.
-    """
-    timed = [f"{method}-{rate}" for method in settings.efficiency.methods for rate in settings.prune.rates]
-    if variant.id == "dense" or variant.id in timed or not variant.does_the_work_of_dense:
-        return None
-    return next((name for name in timed if name.endswith(f"-{variant.rate}")), "dense")
-
-
 def _files_of(settings, tag: str, variant: Variant, results: Path, models: Path) -> dict[str, dict]:
     """The JSON files of a row, as far as its study writes them. Raises InputError where one is missing."""
     path, found = f"{tag}/{variant.id}", {}
@@ -128,7 +118,9 @@ def _files_of(settings, tag: str, variant: Variant, results: Path, models: Path)
     if variant.rate is not None:
         found["sparsity"] = required(models, "sparsity", "prune")
     found["quality"] = required(results, "quality", "quality")
-    if timed_as(settings, variant) is None:
+    if variant.precision in QUANTISED:
+        found["quantised"] = required(models, "quantised", "prune")
+    if settings.timed_as(variant) is None:
         found["efficiency"] = required(results, "efficiency", "efficiency")
     if variant.id in settings.runtimes.variants:  # other ways to run a model are no rows, but a table of their own
         found["runtimes"] = _required(results / path / "runtimes.json", f"runtimes@{variant.id}-{tag}")
@@ -150,16 +142,19 @@ def _row(settings, files: dict, tag: str, variant: Variant) -> dict:
     path, dense = f"{tag}/{variant.id}", f"{tag}/dense"
     _require_same_measure(files, path, dense)
     row, mine, base = dict.fromkeys((*COLUMNS, *FURTHER)), files[path], files[dense]
-    other = timed_as(settings, variant)
+    other = settings.timed_as(variant)
     work = mine.get("efficiency") or files[f"{tag}/{other}"]["efficiency"]
     taken = {key: value for key, value in work.items() if not (other and key in OWN)}
-    for name, content in {**mine, "efficiency": taken}.items():
+    for name, content in ({**mine, "efficiency": taken} | {"quantised": {}}).items():  # that is for its own table
         for key, value in content.items():
             key = RENAMED.get((name, key), key)
             if key and isinstance(value, str | int | float):
                 row[key] = value
     row |= {"variant": variant.id, "method": variant.family, "rate": variant.rate, "seed": settings.seed_of(tag)}
     row |= {"path": path, "dense": dense, "timed_as": other}
+    row["stored_as"] = variant.precision or base["quality"].get("dtype")
+    if "quantised" in mine:
+        row["packed_bytes"] = mine["quantised"].get("bytes")
     row["allocation"] = mine.get("sparsity", {}).get("allocation") or variant.allocation
     if variant.rate is None:  # nothing was pruned
         row["sparsity_pruned"] = 0.0
@@ -185,16 +180,18 @@ def elsewhere(study: Study, folder) -> Study:
     files, settings, rows = devices.measured(study.files, folder), study.settings, []
     for tag in settings.seeds:
         for variant in settings.variants():
-            needed = {f"{tag}/{variant.id}", f"{tag}/{timed_as(settings, variant) or variant.id}"}
+            needed = {f"{tag}/{variant.id}", f"{tag}/{settings.timed_as(variant) or variant.id}"}
             if needed <= files.keys():
                 rows.append(_row(settings, files, tag, variant))
     return study._replace(rows=rows, files=files, device=None)
 
 
 def _require_same_measure(files: dict, path: str, dense: str) -> None:
-    """Raises InputError where a row was scored on another text, or beside another model, than its dense one."""
+    """Raises InputError where a row was scored on another text, or beside another model, than its dense one, or in
+    another precision without one of its own."""
     mine, theirs = (files[name]["quality"] for name in (path, dense))
-    for key in ("text_sha256", "context", "dtype", "dense_sha256"):
+    own = variants.parse(path.partition("/")[2]).precision
+    for key in ("text_sha256", "context", *([] if own else ["dtype"]), "dense_sha256"):
         if mine.get(key) != theirs.get(key):
             raise InputError(
                 f"{path}: its quality was measured with {key} {mine.get(key)}, that of {dense} with "

@@ -22,18 +22,16 @@ from prunelab.study.sections import (
     Efficiency,
     Energy,
     Export,
-    Fetch,
     Prune,
     Quality,
+    Quantise,
     Recover,
     Report,
     Runtimes,
-    Source,
-    Split,
     StructureSection,
-    Text,
     Train,
 )
+from prunelab.study.sources import Fetch, Source, Split, Text
 
 __all__ = ["Settings", "Source", "Split", "Text", "load"]
 
@@ -47,6 +45,8 @@ RENAMED = {
     "recover.variants": "its entries belong into prune.further, as <variant>-recovered",
     "runtimes.rows": "its entries belong into prune.further, as dense-int8",
     "quality.tasks": "it is `quality.questions` now",
+    "quality.precision": "every row is judged in the precision that it is stored and timed in; for one in bf16 put "
+    "dense-bf16 into prune.further",
     "efficiency.unreliable_above_percent": "it is `efficiency.within_percent` now, which decides how long is timed",
     "report.max_loss_increase_percent": "it is `deploy.loss_increase_percent` now",
     "export.max_loss_increase_percent": "it is `deploy.loss_increase_percent` now",
@@ -81,6 +81,7 @@ class Settings(Section):
     prune: Prune
     structure: StructureSection
     recover: Recover
+    quantise: Quantise
     quality: Quality
     efficiency: Efficiency
     runtimes: Runtimes
@@ -160,7 +161,7 @@ class Settings(Section):
                     raise ValueError(f"{key}: {identifier!r} is not in this study{nearest(identifier, known)}")
                 if key == "deploy.variant":
                     continue
-                if "int8" in variants.parse(identifier).steps or identifier in variants.CONTROLS:
+                if identifier in variants.CONTROLS:
                     raise ValueError(
                         f"{key}: {identifier!r} is a row to compare with, which it cannot take; name dense"
                     )
@@ -182,6 +183,8 @@ class Settings(Section):
 
     def looks_at_text(self, variant: Variant) -> bool:
         """Whether making it needs calibration text."""
+        if variant.rounds_by_text:
+            return True
         if variant.prunes == "structure":
             return STRUCTURES[variant.method].needs_data
         if variant.prunes == "mask":
@@ -196,6 +199,21 @@ class Settings(Section):
         further = [variants.parse(identifier) for identifier in self.prune.further]
         unpruned = [variants.parse(variants.DENSE), *(variant for variant in further if variant.rate is None)]
         return [*unpruned, *product, *(variant for variant in further if variant.rate is not None)]
+
+    def timed_as(self, variant: Variant) -> str | None:
+        """The variant whose times this one takes over, None where it is timed itself.
+
+        In eager torch the work doesn't depend on which weights are zero, so masks of one rate are timed once, and those
+        of a precision as the dense model in it; nor on how a weight was rounded.
+        """
+        timed = [f"{method}-{rate}" for method in self.efficiency.methods for rate in self.prune.rates]
+        if variant.id == variants.DENSE or variant.id in timed:
+            return None
+        if variant.precision is not None:
+            return next((name for name in variant.same_work if name in self.prune.further), None)
+        if not variant.does_the_work_of_dense:
+            return None
+        return next((name for name in timed if name.endswith(f"-{variant.rate}")), variants.DENSE)
 
     def like_small(self) -> Variant:
         """The removed structure whose size dense-small gets: the first of prune.further, before anything follows it."""

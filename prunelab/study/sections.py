@@ -1,6 +1,7 @@
 """The sections of params.yaml, one class each: which keys there are, and what each may hold by itself.
 
-What sections must agree on with each other is checked in params.py, which reads the file.
+The section `fetch` is in sources.py. What sections must agree on with each other is checked in params.py, which reads
+the file.
 """
 
 import math
@@ -8,7 +9,7 @@ import re
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from prunelab.recipes import variants
 from prunelab.recipes.methods import METHODS, allocation_of, contradiction
@@ -18,7 +19,6 @@ from prunelab.study.fields import (
     Length,
     NotNegative,
     Number,
-    Percent,
     Positive,
     Seconds,
     Section,
@@ -30,69 +30,6 @@ from prunelab.study.fields import (
     known_rate,
     known_recipe,
 )
-
-
-class Source(Section):
-    """Where a text or a model comes from."""
-
-    kind: Literal["wheel", "url", "hub", "path"]
-    name: Annotated[str, Field(min_length=1)]  # name==version | URL | data set or model id | file, folder or archive
-    sha256: str | None = None  # needed for a wheel and a URL; of a folder or hub source that of its `sha256sum` listing
-    files: str | None = None  # which of its files, a glob; null: those that look like text, or like a model
-    revision: str | None = None  # hub: a branch, tag or commit
-    licence: str | None = None  # where the source doesn't tell
-
-
-class Text(Source):
-    """A source of text; a document is a text file or a row of a table."""
-
-    strip: Literal["markdown", "none"] = "none"
-    column: str | None = None  # of a table: where its text is; null: "text"
-    max_documents: Count | None = None  # only so many, in the order of their names
-
-
-class Split(Section):
-    by: Literal["document", "position", "file"]
-    validation_percent: Percent
-    test_percent: Percent
-    seed: Seed
-
-    @model_validator(mode="after")
-    def _possible(self):
-        if self.by == "file" and (self.validation_percent or self.test_percent):
-            raise ValueError("by: file takes the parts as they are; set validation_percent and test_percent to 0")
-        if self.by != "file" and self.validation_percent == 0:
-            raise ValueError("validation_percent: 0 leaves no validation text; expected 1 or more (only test may be 0)")
-        if self.validation_percent + self.test_percent >= 100:
-            raise ValueError("validation_percent and test_percent leave nothing for train; expected a sum below 100")
-        return self
-
-
-class Fetch(Section):
-    text: Text
-    split: Split
-    calibration: Text | None = None  # null: post-training methods calibrate on the train text
-    model: Source | None
-
-    @model_validator(mode="after")
-    def _can_be_brought(self):
-        for key in ("text", "calibration", "model"):
-            source = getattr(self, key)
-            if source is None:
-                continue
-            found = f"{key}.{{}}: {source.kind} {source.name!r}"
-            if source.kind in ("wheel", "url") and source.sha256 is None:
-                raise ValueError(
-                    f"{found.format('sha256')} is pinned by its hash and has none; download it once and write down "
-                    "what sha256sum says"
-                )
-            if source.kind != "hub" and source.revision is not None:
-                raise ValueError(f"{found.format('revision')} has none; only hub sources do; leave it out")
-            if source.kind == "wheel" and not re.fullmatch(r"[\w.-]+==[\w.!+-]+", source.name):
-                raise ValueError(f"{found.format('name')}: expected name==version, because a wheel is pinned")
-            if source.kind == "hub" and key != "model" and source.files is None:
-                raise ValueError(f"{found.format('files')}: expected a glob that says which files of the data set")
-        return self
 
 
 class Tracker(Section):
@@ -262,6 +199,11 @@ class Recover(Section):
     validation_windows: Count
 
 
+class Quantise(Section):
+    group: Literal[32, 64, 128, 256]  # the widths that torch's int4 kernel knows
+    head: Literal["int8", "int4"]
+
+
 class Robustness(Section):
     texts: Whole
     kinds: Annotated[list[Literal["typos", "drop", "case"]], Field(min_length=1), AfterValidator(distinct)]
@@ -300,7 +242,6 @@ class Quality(Section):
     max_windows: Count | None
     kl_windows: Whole
     batch_tokens: Count
-    precision: Literal["auto", "fp32", "bf16"]
     bootstrap_draws: Count
     robustness: Robustness
     samples: Samples
@@ -317,10 +258,20 @@ class Efficiency(Section):
     threads: Count | None
 
 
+def _known_runtime(name):
+    if name in ("int8", "int8-compile"):
+        raise ValueError(
+            f"{name!r} is a row now and no runtime: put dense-int8, or <variant>-int8, into prune.further"
+            + (", name it in runtimes.variants, and take the runtime compile" if name != "int8" else "")
+        )
+    return name
+
+
 class Runtimes(Section):
     variants: Annotated[list[str], AfterValidator(distinct)]
     names: Annotated[
-        list[Literal["compile", "int8", "int8-compile", "semi-structured", "onnx"]], AfterValidator(distinct)
+        list[Annotated[Literal["compile", "semi-structured", "onnx"], BeforeValidator(_known_runtime)]],
+        AfterValidator(distinct),
     ]
     seconds: Seconds
 

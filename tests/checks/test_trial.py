@@ -113,6 +113,13 @@ def test_a_model_of_billions_is_never_materialised(tmp_path, name):
     assert line.startswith("train.config.num_key_value_heads: 5 does not divide the 32 heads of attention")
 
 
+def test_a_model_that_cannot_be_quantised_is_told_before_it_is_trained(tmp_path):
+    mamba = {"hidden_size": 16, "num_hidden_layers": 2, "state_size": 4}
+    line = refusal(tmp_path, "mamba", mamba, prune={"further": ["dense-int8"], "methods": ["magnitude"]})
+    assert line.startswith("int8: MambaForCausalLM cannot be quantised: ")
+    assert line.endswith("; take int8 out of prune.further")
+
+
 def test_random_states_are_left_as_they_were(tmp_path):
     study = settings(tmp_path)
     torch.manual_seed(7)
@@ -127,9 +134,6 @@ def test_extras_that_are_missing_are_told_before_anything_runs(tmp_path, monkeyp
     assert refusal(tmp_path, export={"onnx": True}) == (
         "export.onnx: true needs onnx, onnxscript, onnxruntime, which is an extra: pip install -e '.[onnx]'"
     )
-    for row in ("dense-int8", "magnitude-60-recovered-int8"):
-        line = refusal(tmp_path, prune={"further": [row]})
-        assert line.startswith("prune.further: int8 needs torchao")
     lora = {"prune": {"further": ["depth-random-50-recovered"]}, "recover": {"parameters": "lora"}}
     assert refusal(tmp_path, **lora).startswith("recover.parameters: lora needs peft")
 

@@ -33,6 +33,32 @@ def test_magnitude_alone_neither_calibrates_nor_solves():
     assert cost.measuring_s == 2 * (6 + 10)
 
 
+def test_a_rival_in_fewer_bits_is_made_scored_and_timed_like_any_other_row():
+    bare = estimate.Choice(("magnitude",), False, 100)
+    one, none = (estimate.cost(TIMED, bare._replace(rivals=names), 8) for names in (("dense-int8",), ()))
+    assert one.starting_s - none.starting_s == pytest.approx(4 * (2 / 2 + 1))
+    assert one.computing_s - none.computing_s == pytest.approx((67 * 100 * 0.001 + 80 * 0.01 + 5) / 2)
+    assert one.measuring_s - none.measuring_s == pytest.approx(60 * 0.1 + 8 + 2)
+
+
+def test_rivals_are_what_is_left_out_last():
+    def planned(minutes):
+        return estimate.plan(TIMED, minutes, 100, True, 50, estimate.RIVALS)
+
+    least = estimate.cost(TIMED, estimate.Choice(("magnitude",), False, 100, estimate.RIVALS), estimate.LEAST)
+    minutes = least.total_s / 60 / estimate.RESERVE
+    assert planned(minutes + 0.01).choice == estimate.Choice(("magnitude",), False, 100, estimate.RIVALS)
+    short = planned(minutes - 0.01)
+    assert short.choice == estimate.Choice(("magnitude",), False, 100)
+    assert [told.split()[0] for told in short.left_out] == [
+        "wanda",
+        "sparsegpt",
+        "dense-int8",
+        "dense-int4",
+        "depth-50",
+    ]
+
+
 def test_where_neighbours_have_the_other_cores_all_is_done_one_after_the_other():
     one, two = estimate.cost(TIMED._replace(side_by_side=1), ALL, 8), estimate.cost(TIMED, ALL, 8)
     assert one.computing_s == 2 * two.computing_s and one.measuring_s == two.measuring_s

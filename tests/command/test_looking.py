@@ -1,7 +1,6 @@
 """What `prunelab inspect` says of a folder: counted by hand on models of a few thousand weights."""
 
 import json
-from importlib.util import find_spec
 
 import pytest
 import torch
@@ -9,8 +8,9 @@ from safetensors.torch import load_file, save_file
 
 from prunelab.command import line, looking
 from prunelab.errors import InputError
-from prunelab.models import models, packed
+from prunelab.models import checkpoint, models, packed
 from prunelab.models.tensors import identity
+from prunelab.quantised import files as quantised
 from tests.helpers import tiny
 
 
@@ -64,14 +64,19 @@ def test_a_packed_folder_names_its_variant_and_its_dense_model(tmp_path, dense):
     assert facts["dense_sha256"] == identity(dense) != facts["sha256"]
 
 
-@pytest.mark.skipif(find_spec("torchao") is None, reason="the extra int8 is not installed")
-def test_a_folder_in_int8_is_known(tmp_path, dense):
-    from prunelab.models import int8
-
-    int8.save(tiny.gpt2(), dense, tmp_path / "int8", "dense-int8")
-    facts = looking.look(tmp_path / "int8")
-    assert facts["format"] == "int8" and facts["variant"] == "dense-int8" and facts["loads"]
-    assert facts["dense_sha256"] == identity(dense) and facts["bytes"] < looking.look(dense)["bytes"]
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_a_quantised_folder_is_known_and_its_zeros_are_counted(tmp_path, dense, precision):
+    masked, out = half(tmp_path, dense), tmp_path / "out"
+    out.mkdir()
+    masks = dict(packed.masks_of(masked))
+    model = checkpoint.load(masked)
+    quantised.write(model, masked, out, "mine-50", identity(dense), precision=precision, masks=masks)
+    facts, before = looking.look(out), looking.look(masked)
+    assert (facts["format"], facts["precision"], facts["variant"]) == ("quantised", precision, "mine-50")
+    assert facts["loads"] and facts["dense_sha256"] == identity(dense) and facts["bytes"] < before["bytes"]
+    assert facts["parameters"] == before["parameters"]
+    assert 0.5 <= facts["sparsity_pruned"] < 0.6  # what the mask removed, and what rounded to zero
+    assert f"quantised, {precision}" in looking.described(facts)
 
 
 def test_a_folder_that_does_not_load_says_why_and_what_its_record_knows(tmp_path, dense):

@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from prunelab import quantised
 from prunelab.command import estimate, line, trying
 from prunelab.errors import InputError
 from prunelab.models import checkpoint
@@ -42,7 +43,9 @@ def test_a_study_of_what_fits_is_written_and_told(project, fast, capsys):
     assert settings.fetch.model == params.Source(kind="path", name="Tiny_Llama.v1")
     assert settings.train.start == "fetched" and settings.train.epochs == 0
     assert settings.prune.methods == ["magnitude", "wanda", "sparsegpt"] and settings.prune.rates == [40]
-    assert settings.prune.further == ["depth-40"] and settings.efficiency.methods == ["magnitude"]
+    assert settings.prune.further == ["dense-int8", "dense-int4", "depth-40"] and settings.efficiency.methods == [
+        "magnitude"
+    ]
     # The model has 64 positions, and the machine is fast: the most of everything.
     assert settings.quality.context == settings.calibrate.length == 64
     assert (
@@ -53,7 +56,7 @@ def test_a_study_of_what_fits_is_written_and_told(project, fast, capsys):
     assert told[1].startswith("llama, ") and "3 blocks" in told[1]
     assert (
         told[2].startswith("plan for 10 minutes: about ")
-        and told[3] == "  magnitude-40, wanda-40, sparsegpt-40, depth-40 beside dense"
+        and told[3] == "  magnitude-40, wanda-40, sparsegpt-40, depth-40, dense-int8, dense-int4 beside dense"
     )
     assert told[-1].startswith("studies/try-tiny-llama-v1.yaml ") and len(told) == 6
     assert sorted((path.name, path.stat().st_mtime_ns) for path in (project / "Tiny_Llama.v1").iterdir()) == before
@@ -73,8 +76,19 @@ def test_the_study_says_how_it_came_and_is_written_anew_but_never_over_somebody_
 
 def test_what_does_not_fit_the_model_is_left_out_and_told(project, fast, capsys):
     trying.write("Tiny_Llama.v1", 10, 10)  # of 3 blocks none
-    assert studies.merge("try-tiny-llama-v1").settings.prune.further == []
+    assert studies.merge("try-tiny-llama-v1").settings.prune.further == ["dense-int8", "dense-int4"]
     assert "  left out: depth-10 (10 % of the blocks are no whole block, or all of them)" in capsys.readouterr().out
+
+
+def test_a_model_that_cannot_be_quantised_has_no_such_rows_and_is_told_why(project, fast, capsys, monkeypatch):
+    monkeypatch.setattr(quantised, "quantise", refusing)
+    trying.write("Tiny_Llama.v1", 40, 10)
+    assert studies.merge("try-tiny-llama-v1").settings.prune.further == ["depth-40"]
+    assert "  left out: dense-int8, dense-int4 (Odd cannot be quantised: it is odd)\n" in capsys.readouterr().out
+
+
+def refusing(model, precision):
+    raise InputError(f"{precision}: Odd cannot be quantised: it is odd; take {precision} out of prune.further")
 
 
 def test_a_model_is_really_timed(project):

@@ -13,8 +13,10 @@ from ruamel.yaml import YAML
 
 from prunelab.disk import places
 from prunelab.disk.files import sha256_file
+from prunelab.errors import InputError
 from prunelab.study import params
-from tests.helpers import forks, studies
+from stages import fetch as stage
+from tests.helpers import forks, recipes, studies
 from tests.models.test_pretrained import PARAMETERS, plain_model
 
 REPOSITORY = Path(__file__).parents[2]
@@ -135,6 +137,16 @@ def test_a_model_that_is_refused_leaves_no_text_behind_either(tmp_path):
     )
     assert everything(tmp_path) == {"params.yaml", "plays.zip"}
     assert list((tmp_path / "data").iterdir()) == []
+
+
+@pytest.mark.parametrize(("dtype", "refused"), [("bfloat16", True), ("float32", False), ("float16", False)])
+def test_a_row_in_bf16_of_a_model_that_is_in_bf16_is_refused_when_it_is_fetched(dtype, refused):
+    settings, manifest = recipes.settings("dense-int8", "depth-50-bf16"), {"model": "small", "dtype": dtype}
+    if not refused:
+        return stage.require_another_precision(settings, manifest)
+    line = "^prune.further: depth-50-bf16: small is stored in bf16 already, so it is depth-50 once more; take it out$"
+    with pytest.raises(InputError, match=line):
+        stage.require_another_precision(settings, manifest)
 
 
 def test_fetching_text_imports_nothing_heavy_but_for_the_check_of_the_settings(tmp_path):

@@ -6,11 +6,14 @@ import pytest
 import torch
 
 from prunelab.delivery import delivery, hub
-from prunelab.disk.files import read_json, write_json
+from prunelab.delivery import export as exporting
+from prunelab.disk.files import read_json, sha256_file, write_json
 from prunelab.errors import InputError
 from prunelab.models import checkpoint, loading
-from prunelab.models.tensors import Tensors
+from prunelab.models.tensors import Tensors, identity
 from prunelab.pruning import pruning
+from prunelab.quantised import files as quantised
+from prunelab.quantised import opening
 from prunelab.recipes import variants
 from prunelab.report import results
 from prunelab.structure import removal
@@ -18,9 +21,10 @@ from prunelab.training.characters import character_tokenizer
 from tests.helpers import architectures, synthetic, tiny, zoo
 
 
-def study_of(tmp_path, **changes):
+def study_of(tmp_path, further=(), **changes):
     """Synthetic figures of a small study, and real tiny models in the folders of dense and magnitude-20."""
-    settings = synthetic.settings(tmp_path, prune={"methods": ["magnitude"], "rates": [20, 50, 80]}, **changes)
+    prune = {"methods": ["magnitude"], "rates": [20, 50, 80], "further": list(further)}
+    settings = synthetic.settings(tmp_path, prune=prune, **changes)
     found, models = synthetic.write(tmp_path, settings)
     dense = models / "s1" / "dense"
     shutil.rmtree(dense)
@@ -233,6 +237,24 @@ def test_a_delivered_onnx_file_is_checked_and_lies_beside_the_model(tmp_path):
     facts = delivery.deliver(study, CHOICE, tmp_path / "best", onnx=True)
     assert (tmp_path / "best" / "model.onnx").stat().st_size > 1000
     assert facts["onnx_logits_from_torch"] < 1e-4
+
+
+def test_a_quantised_model_is_delivered_as_it_is_with_the_line_that_loads_it(tmp_path):
+    study = study_of(tmp_path, further=["dense-int4"])
+    dense, place = study.models / "s1" / "dense", study.models / "s1" / "dense-int4"
+    quantised.write(checkpoint.load(dense), dense, place, "dense-int4", identity(dense), precision="int4")
+    study = results.read(study.settings, study.results, study.models)
+    facts = delivery.deliver(study, CHOICE._replace(variant="dense-int4"), tmp_path / "best", onnx=True)
+    assert facts["variant"] == "dense-int4" and facts["onnx_logits_from_torch"] is None
+    assert facts["model_sha256"] == sha256_file(place / "model.safetensors")
+    card = (tmp_path / "best" / "README.md").read_text()
+    assert "import prunelab.hf" in card and "no `model.onnx`: the exporter knows no operator" in card
+    found, wanted = opening.load(tmp_path / "best"), opening.load(place)
+    with torch.no_grad():
+        ids = torch.arange(8)[None]
+        assert torch.equal(found(input_ids=ids).logits, wanted(input_ids=ids).logits)
+    with pytest.raises(InputError, match="in int4; .*; copy its folder as it is: after `import prunelab.hf` from_pre"):
+        exporting.write(place, tmp_path / "plain")
 
 
 def test_a_structured_variant_exports_as_it_is(tmp_path):

@@ -44,13 +44,15 @@ def test_the_stage_writes_what_to_deploy_and_why_and_says_it(study, capsys):
     assert capsys.readouterr().out.splitlines()[-1] == found["told"][0].replace("`", "")
     number = r"\+?\d\.\d+ \[\+?\d\.\d+, \+?\d\.\d+\]"
     assert re.fullmatch(
-        r"Deploy `depth-25-recovered-int8`: 1\.20 MB on disk instead of 3\.30 \(0\.36 ×\), "
+        r"Deploy `depth-25-recovered-int8`: \d\.\d\d MB on disk instead of 3\.30 \(0\.\d\d ×\), "
         rf"{number} ms a token \({number} × dense\), loss {number} % above dense\.",
         found["told"][0],
     )
     assert "rows keep to loss_increase_percent ≤ 2" in found["told"][1]
+    asked = "the least decode_ms_per_token, then stored_mb of the rows that keep to loss_increase_percent ≤ 2"
+    assert found["why"] == f"{asked}, by 95 % intervals"
     assert found["runners_up"][0] == "depth-25-recovered"
-    assert any(line.startswith("Next: `depth-25-recovered`, larger: 2.06 ×;") for line in found["told"])
+    assert any(line.startswith("Next: `depth-25-recovered`, larger: 2.") for line in found["told"])
     assert any(line.startswith("The frontier, which no other row significantly beats: ") for line in found["told"])
     assert {"depth-25-recovered-int8", "depth-25-recovered"} <= set(found["frontier"])
     states = {one["variant"]: one["state"] for one in found["rows"]}

@@ -341,6 +341,14 @@ def test_waiting_for_a_core_is_taken_off_and_a_variants_own_sleep_is_not(model, 
     assert reading == (6_000.0, 10_000.0, 50_000.0, 4_000.0)
 
 
+def test_a_wait_that_is_booked_late_makes_no_step_shorter_than_nothing(model, monkeypatch):
+    clock, waited = itertools.count(0, 10), itertools.chain([0, 0], itertools.repeat(14))  # seconds: steps of 10
+    monkeypatch.setattr(latency, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr(latency.device, "waiting", lambda: nullcontext(lambda: next(waited)))
+    reading = latency.serve(model, latency.prompts(model, WORK, seed=0), WORK.output_tokens)
+    assert reading == (10_000.0, 10_000.0, 50_000.0, reading.waited_ms)
+
+
 def test_two_passes_take_turns_of_three_steps_and_the_first_of_a_turn_is_not_read(monkeypatch):
     """Prefill lasts 100 s; a step 1 s, after the other model's turn 50 s more, as with cold caches."""
     now, order = [0.0], []

@@ -9,11 +9,13 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from prunelab import quantised
 from prunelab.efficiency import latency, memory
 from prunelab.errors import InputError
 from tests.helpers import tiny, zoo
 
 WORK = latency.Work(prompt_tokens=8, batch=1, output_tokens=4)
+IDS = torch.arange(8)[None]
 
 
 def llama():
@@ -141,6 +143,18 @@ def test_parameters_are_counted_once_when_tied():
     assert counts["parameters"] == 40 * 16 + 32 * 16 + 2 * blocks + 2 * 16
     assert counts["nonzero_parameters"] == counts["parameters"] - 64
     assert counts["parameter_bytes"] == 4 * counts["parameters"]
+
+
+@pytest.mark.parametrize(("precision", "bits"), [("int8", 8), ("int4", 4)])
+def test_a_quantised_model_has_as_many_parameters_and_as_much_work_in_fewer_bytes(precision, bits):
+    dense, model = llama(), llama()
+    quantised.quantise(model, precision)
+    plain, held = memory.parameter_counts(dense), memory.parameter_counts(model)
+    assert held["parameters"] == plain["parameters"]
+    assert held["nonzero_parameters"] < plain["nonzero_parameters"]  # the smallest round to zero
+    assert held["parameter_bytes"] < 0.5 * plain["parameter_bytes"]  # padded for the kernels, and these are tiny
+    # Kernels multiply the zeros that fill rows up as well; that is none of the model's work.
+    assert memory.macs_per_token(model, IDS) == memory.macs_per_token(dense, IDS)
 
 
 def test_the_reported_peak_is_that_of_the_systems_own_tool(tmp_path):

@@ -7,7 +7,10 @@ import torch
 
 from prunelab.disk.files import read_json
 from prunelab.efficiency import runtimes, serving
+from prunelab.models import checkpoint
+from prunelab.models.tensors import identity
 from prunelab.pruning import pruning
+from prunelab.quantised import files as quantised
 from prunelab.recipes import variants
 from prunelab.study import params
 from stages import runtimes as stage
@@ -37,10 +40,14 @@ def test_each_runtime_has_figures_or_a_reason(dense, tmp_path):
     json.dumps(found, allow_nan=False)
 
 
-@pytest.mark.skipif(runtimes.available()["int8"] is not None, reason=f"int8: {runtimes.available()['int8']}")
-def test_int8_is_measured_with_its_distance_from_eager(dense, tmp_path):
-    found = serving.measure(dense, dense, ["int8"], 0.05, efficiency(tmp_path), SESSION, seed=0)["runtimes"]["int8"]
-    assert found["available"] and 0 < found["logits_from_eager"] < 0.1
+def test_a_quantised_folder_is_served_beside_dense(dense, tmp_path):
+    out = tmp_path / "dense-int8"
+    out.mkdir()
+    quantised.write(checkpoint.load(dense), dense, out, "dense-int8", identity(dense))
+    found = serving.measure(out, dense, ["onnx"], 0.05, efficiency(tmp_path), SESSION, seed=0)["runtimes"]
+    assert found["eager"]["available"] and found["eager"]["decode_ratio"] > 0
+    if runtimes.available()["onnx"] is None:
+        assert found["onnx"]["reason"].startswith("this model's layers are in int8, and its exporter")
 
 
 def test_a_runtime_that_fails_on_this_model_stays_in_the_list_with_the_reason(dense, tmp_path, monkeypatch):

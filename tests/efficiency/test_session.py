@@ -16,11 +16,14 @@ from prunelab.disk.files import read_json
 from prunelab.efficiency import joules, latency, session
 from prunelab.energy.wattmeter import Window
 from prunelab.errors import InputError
+from prunelab.models import checkpoint
 from prunelab.models.tensors import identity
 from prunelab.pruning import pruning
+from prunelab.quantised import files as quantised
 from prunelab.recipes import variants
+from prunelab.study import params
 from stages import efficiency
-from tests.helpers import tiny
+from tests.helpers import synthetic, tiny
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {
@@ -307,3 +310,45 @@ def test_an_a_a_test_of_another_machine_is_refused(measured, tmp_path):
     arguments = SimpleNamespace(session=tmp_path / "efficiency.json", model=Path("a"), dense=Path("b"))
     with pytest.raises(InputError, match="this is another; measure the dense model here first"):
         efficiency.check(arguments, read_json(tmp_path / "efficiency.json"), other)
+
+
+def test_a_quantised_variant_is_measured_as_it_is_held_and_says_so(measured, tmp_path):
+    dense, out = measured / "models/dense", tmp_path / "dense-int8"
+    out.mkdir()
+    facts = quantised.write(checkpoint.load(dense), dense, out, "dense-int8", identity(dense))
+    settings, test = params.load(measured / "params.yaml"), read_json(measured / "results/dense/efficiency.json")
+    figures, rows = session.measure(out, dense, settings.efficiency, settings.energy, settings.seed, test)
+    assert (figures["runtime"], figures["dtype"]) == ("eager, int8", "float32")
+    assert figures["packed_bytes"] == facts["bytes"] < figures["dense_bytes"] == test["dense_bytes"]
+    assert figures["parameters"] == facts["parameters"] == test["parameters"]
+    assert figures["parameter_bytes"] < test["parameter_bytes"] and figures["macs_per_token"] == test["macs_per_token"]
+    assert figures["decode_ratio"] > 0 and any(row["kind"] == "time" for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("variant", "rival", "other", "said"),
+    [
+        ("magnitude-50-recovered", [], "dense", "does the work of the dense model, so"),
+        ("magnitude-50-int8", ["dense-int8"], "dense-int8", "does the work of dense-int8, so"),
+        ("dense-int8-gptq", ["dense-int8"], "dense-int8", "does the work of dense-int8, so"),
+        ("magnitude-50-int8", ["dense-int4"], None, None),
+        ("depth-25-int8", ["dense-int8"], None, None),
+    ],
+)
+def test_what_runs_the_kernels_of_another_row_is_noted_and_not_timed(
+    tmp_path, monkeypatch, capsys, variant, rival, other, said
+):
+    synthetic.settings(tmp_path, prune={"further": [variant, *rival]}, calibrate={"samples": 4, "length": 8})
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "session.json").write_text(json.dumps({"device": "here"}))
+    (tmp_path / "device.json").write_text(json.dumps({"id": "here"}))
+    monkeypatch.setattr(efficiency, "report", lambda *_: None)
+    monkeypatch.setattr(session, "measure", lambda *_: ({}, []))
+    tiny.dense_folder(tmp_path / "models/dense", tiny.gpt2())
+    places = "--model models/x --dense models/dense --device device.json --session session.json --out results/x"
+    efficiency.main([variant, "--only-other-work", *places.split()])
+    noted = tmp_path / "results/x/efficiency.json"
+    assert noted.exists() is (other is not None)
+    if other:
+        assert read_json(noted) == {"variant": variant, "device": "here", "same_work_as": other}
+        assert f"{variant}: {said} it is not timed again" in capsys.readouterr().out

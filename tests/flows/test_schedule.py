@@ -50,6 +50,8 @@ def test_what_hangs_on_the_number_of_threads_runs_alone_with_all_of_them():
         ("prune@systematic-average-sigma112", True), ("prune@taylor-50-s1", True),
         ("prune@sparsegpt-2of4-s1", False), ("prune@gradual-magnitude-50-s1", False), ("prune@no-such-50-s1", False),
         ("reference@s1", True), ("further@dense-average-s1", True), ("further@dense-int8-s1", True),
+        ("further@dense-bf16-s1", True), ("further@dense-int4-gptq-s1", False), ("further@depth-25-int4-s1", False),
+        ("efficiency-further@wanda-50-int8-s1", False),
         ("efficiency-further@dense-average-s1", True), ("efficiency-further@wanda-50-recovered-s1", True),
         ("efficiency-further@depth-25-s1", False), ("efficiency-further@dense-int8-s1", False),
         ("efficiency@wanda-50-s1", False), ("runtimes@dense-s1", False), ("efficiency-dense@s1", False),

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from prunelab import quantised
 from prunelab.pruning import pruning
 from prunelab.quality import quality
+from prunelab.quantised.layers import quantised_layers
 from prunelab.recipes import variants
 from tests.helpers import tiny
 
@@ -29,14 +31,30 @@ def with_each_count(work) -> list:
     return found
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_quality_is_the_same_to_the_last_digit_with_any_share_of_the_threads(precision):
-    model = quality.ready(wide(), precision)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_quality_is_the_same_to_the_last_digit_with_any_share_of_the_threads(dtype):
+    model = quality.ready(wide().to(dtype))
     tokens = np.random.default_rng(2).integers(0, 40, (64, 32)).astype(np.int32)
     one, *others = with_each_count(lambda count: quality.score(model, tokens, "x", batch_tokens=1024).nll)
     assert np.ptp(one[np.isfinite(one)]) > 0
     for other in others:
         assert np.array_equal(other, one, equal_nan=True)
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_quantising_and_the_quality_of_what_comes_out_are_the_same_with_any_share_of_the_threads(precision):
+    tokens = np.random.default_rng(2).integers(0, 40, (64, 32)).astype(np.int32)
+
+    def made(count: int):
+        model = wide()
+        quantised.quantise(model, precision)
+        held = [part for layer in quantised_layers(model).values() for part in (layer.qdata, layer.scale)]
+        return held, quality.score(quality.ready(model), tokens, "x", batch_tokens=1024).nll
+
+    (held, nll), *others = with_each_count(made)
+    for other, again in others:
+        assert all(torch.equal(one, two) for one, two in zip(held, other, strict=True))
+        assert np.array_equal(nll, again, equal_nan=True)
 
 
 @pytest.mark.parametrize(("method", "rate"), [("magnitude", 50), ("magnitude-global", 50), ("random-sigma", "sigma80")])

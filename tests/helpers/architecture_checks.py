@@ -12,13 +12,16 @@ from typing import NamedTuple
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, set_seed
 
+from prunelab import quantised as quantising
 from prunelab.calibration.calibration import Calibration
-from prunelab.disk.files import read_json
+from prunelab.disk.files import read_json, whole_directory
 from prunelab.efficiency import memory
 from prunelab.making import steps
 from prunelab.making.given import Given
-from prunelab.models import checkpoint, int8, onnx
+from prunelab.models import checkpoint, onnx
+from prunelab.models.tensors import identity
 from prunelab.pruning import pruning, streaming
+from prunelab.quantised import files, opening
 from prunelab.recipes import variants
 from prunelab.recovery import recovery
 from prunelab.structure import removal
@@ -40,7 +43,7 @@ from tests.helpers.by_hand import (
 
 CLOSE = 1e-5  # of logits and averages in fp32, relative to the largest
 SPARSEGPT_CLOSE = 1e-4  # of rewritten weights, relative to the largest
-INT8_CLOSE = 0.05  # of a token's logits, by norm: int8's own error
+QUANTISED_CLOSE = {"int8": 0.05, "int4": 0.3}  # of a token's logits, by norm: the error of rounding itself
 ONNX_CLOSE = 1e-3  # of logits, relative to the largest
 TRAINED_CLOSE = 1e-5  # of the losses of evaluations
 RECOVERY_CLOSE = 1e-4  # of the loss after a few steps
@@ -276,16 +279,23 @@ def _narrowed(case: Case, identifier: str, units: int | None) -> None:
 
 
 def quantised(case: Case) -> None:
-    """int8 from its folder computes what it computes in memory, to the bit, and about what fp32 does."""
-    facts = int8.save(checkpoint.load(case.dense), case.dense, Path("models/dense-int8"), "dense-int8")
-    again, memory_ = checkpoint.load("models/dense-int8"), checkpoint.load(case.dense)
-    int8.quantise(memory_)
-    assert torch.equal(logits(again), logits(memory_)), "int8: the folder computes something else than the model did"
+    """Quantised models from their folders compute what they compute in memory, to the bit, and about what fp32 does."""
     wanted = logits(case.full)
-    # The median token: a model of random experts sends some to others for the least of differences.
-    apart = float(((logits(again) - wanted).norm(dim=-1) / wanted.norm(dim=-1)).median())
-    assert 0 < apart <= INT8_CLOSE, f"int8: logits {apart:.1%} from fp32's"
-    assert facts["layers"] == len(linears(case.full)), f"int8: {facts['layers']} of {len(linears(case.full))} layers"
+    for precision, close_to in QUANTISED_CLOSE.items():
+        out = Path(f"models/dense-{precision}")
+        with whole_directory(out) as partial:
+            facts = files.write(
+                checkpoint.load(case.dense), case.dense, partial, out.name, identity(case.dense), precision=precision
+            )
+        again, memory_ = opening.load(out), checkpoint.load(case.dense)
+        quantising.quantise(memory_, precision)
+        found = logits(again)
+        assert torch.equal(found, logits(memory_)), f"{precision}: the folder computes something else"
+        # The median token: a model of random experts sends some to others for the least of differences.
+        apart = float(((found - wanted).norm(dim=-1) / wanted.norm(dim=-1)).median())
+        assert 0 < apart <= close_to, f"{precision}: logits {apart:.1%} from fp32's"
+        least = len(linears(case.full))
+        assert facts["layers"] >= least, f"{precision}: {facts['layers']} of {least} layers and more"
 
 
 def exported(case: Case) -> None:

@@ -43,7 +43,7 @@ COLUMNS = {  # heading → check
     "mlp-width": checks.mlp_width,
     "head-width": checks.head_width,
     "depth": checks.depth,
-    "int8": checks.quantised,
+    "int8, int4": checks.quantised,
     "ONNX": checks.exported,
     "recovery": checks.recovered,
     "MACs": checks.counted,
@@ -67,7 +67,7 @@ done plainly, by hooks and hand on the whole model in memory (`architecture_chec
 *exact*: equal to the plain reference. *refused*: the user gets the sentence of that number, and no result. There is no
 third state: anything else fails the test. A cell is of both origins, or of the one that is not refused altogether.
 Prunable are the `Linear` and `Conv1D` layers of the blocks; the fused experts of mixtures of experts are neither, and
-no mask, no width and no int8 touches them. What is equal to what, by column:
+no mask, no width and no rounding to int8 or int4 touches them. What is equal to what, by column:
 
 - **trained here**: the folder's parameters and the trainer's at the end, to the bit; the losses of all evaluations and
   those of a plain loop over the same windows, 1e-5. **fetched**: every parameter and the published one, to the bit.
@@ -79,8 +79,8 @@ no mask, no width and no int8 touches them. What is equal to what, by column:
   evaluation, to the bit. Fetched models have neither.
 - **mlp-width**, **head-width**, **depth**: logits of the smaller model, loaded without this package, and of the full
   one in which units are silenced or a block is passed by, in float64, 1e-5 of the largest; and what went.
-- **int8**: logits of the folder and of the model quantised in memory, to the bit; and of fp32, {int8:.0%} by norm
-  (of the median token).
+- **int8, int4**: logits of the folder and of the model quantised in memory, to the bit; and of fp32, {int8:.0%} and
+  {int4:.0%} by norm (of the median token).
 - **ONNX**: logits of a prompt three windows long, and of pieces behind pasts of four lengths, 1e-3 of the largest
   (of one block, where all are alike).
 - **recovery**: a mask's zeros, to the bit; the loss after a few steps from the teacher and a plain loop's, 1e-4.
@@ -288,7 +288,7 @@ def page(found: dict) -> str:
         lines.append(f"| {' | '.join([name, *cells])} |")
     notes = [f"{number}. {sentence.replace('<', '&lt;')}" for number, sentence in enumerate(sentences, start=1)]
     return (
-        INTRODUCTION.format(trained=len(found), int8=checks.INT8_CLOSE)
+        INTRODUCTION.format(trained=len(found), **checks.QUANTISED_CLOSE)
         + "\n".join(lines)
         + "\n\n## Refusals\n\n"
         + "\n".join(notes)

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from prunelab.calibration import calibration
-from prunelab.making import masking, steps
+from prunelab.making import masking, precision, steps
 from prunelab.making.given import Given
 from prunelab.models.tensors import identity
 from prunelab.study import params
@@ -75,6 +75,8 @@ def count_steps(monkeypatch) -> list[str]:
         return counted
 
     monkeypatch.setattr(masking, "mask", counting(masking.mask))
-    for name in ("remove", "recover", "quantise", "unpruned", "small"):
+    for name in ("remove", "recover", "unpruned", "small"):
         monkeypatch.setattr(steps, name, counting(getattr(steps, name)))
+    for name in ("in_bf16", "quantise"):
+        monkeypatch.setattr(precision, name, counting(getattr(precision, name)))
     return done

@@ -12,14 +12,15 @@ from pathlib import Path
 import numpy as np
 from ruamel.yaml import YAML
 
-from prunelab.recipes.variants import Variant
-from prunelab.report.results import timed_as
+from prunelab.recipes.variants import QUANTISED, Variant
 from prunelab.study import params
 
 COST = {"random": 10.0, "magnitude": 1.0, "average-magnitude": 0.9, "systematic": 0.5, "systematic-average": 0.45}
 DENSE_LOSS, DENSE_BYTES, PARAMETERS, PRUNABLE, WINDOWS = 1.55, 3_300_000, 820_000, 790_000, 400
-INT8_BYTES = 1_200_000
-UNPRUNED = {"dense": 0.0, "dense-average": -0.012, "dense-best": -0.001, "dense-int8": 0.002, "dense-small": 0.02}
+STORED = {"bf16": 1_650_000, "int8": 1_200_000, "int4": 700_000}  # bytes of the whole dense model
+ROUNDING = {"bf16": 0.0001, "int8": 0.002, "int8-gptq": 0.001, "int4": 0.02, "int4-gptq": 0.01}  # nats that it costs
+UNPRUNED = {"dense": 0.0, "dense-average": -0.012, "dense-best": -0.001, "dense-small": 0.02}
+UNPRUNED |= {f"dense-{precision}": cost for precision, cost in ROUNDING.items()}
 FASTER = {"depth": 0.75, "mlp-width": 0.85}  # decode ratio of what is really smaller
 HASH = "ab" * 32
 ROOT = Path(__file__).parents[2]
@@ -45,11 +46,11 @@ def settings(folder: Path, **changes) -> params.Settings:
 
 
 def excess_loss(variant: Variant) -> float:
-    """Nats above dense of the first seed. Recovery takes back half, int8 adds two thousandths."""
+    """Nats above dense of the first seed. Recovery takes back half, a precision adds what it costs dense."""
     if variant.rate is None:
         return UNPRUNED[variant.id]
     half = 0.5 if "recovered" in variant.steps else 1
-    added = UNPRUNED["dense-int8"] if "int8" in variant.steps else 0
+    added = ROUNDING[variant.steps[-1]] if variant.precision else 0
     return half * COST.get(variant.method, 0.8) * 0.5 * sparsity_of(variant.rate) ** 4 + added
 
 
@@ -76,10 +77,12 @@ def write(folder: Path, study: params.Settings) -> tuple[Path, Path]:
         for variant in study.variants():
             place, windows = results / tag / variant.id, difficulty + 0.004 * number
             _quality(place, variant, tag, windows, excess_loss(variant) + seed_wobble(variant, number))
-            if timed_as(study, variant) is None:
+            if study.timed_as(variant) is None:
                 _json(place / "efficiency.json", _efficiency(variant, tag))
             if variant.rate is not None:
                 _json(models / tag / variant.id / "sparsity.json", _sparsity(study, variant))
+            if variant.precision in QUANTISED:
+                _json(models / tag / variant.id / "quantised.json", _quantised(study, variant))
         _history(models / tag / "dense" / "history")
     _json(results / "device.json", {"id": "cpu-2-cores-3f9a", "cpu": "A processor", "cores": 2, "gpu": None})
     return results, models
@@ -114,7 +117,7 @@ def _quality(place: Path, variant: Variant, tag: str, dense, excess: float) -> N
             "perplexity": math.exp(losses.mean()), "bits_per_byte": float(losses.mean()) / math.log(2),
             "loss_diff": difference, "loss_diff_lo": difference - half, "loss_diff_hi": difference + half,
             "kl_to_dense": max(0.0, 0.8 * excess), "top1_agreement": min(1.0, max(0.05, 1 - excess)),
-            "dtype": "float32",
+            "dtype": "bf16" if variant.precision == "bf16" else "fp32",
         },
     )  # fmt: skip
     save_file({"loss": losses}, place / f"{'windows' if spread else 'reference'}.safetensors")
@@ -167,10 +170,19 @@ def _sparsity(study: params.Settings, variant: Variant) -> dict:
     return record
 
 
+def _quantised(study: params.Settings, variant: Variant) -> dict:
+    return {
+        "variant": variant.id, "format": "prunelab-quantised-1", "precision": variant.precision, "layers": 16,
+        "bytes": _packed(variant), "dense_sha256": HASH, "group": study.quantise.group, "head": study.quantise.head,
+        "rounding": "gptq" if variant.rounds_by_text else "nearest",
+    }  # fmt: skip
+
+
 def _packed(variant: Variant) -> int:
     """Bytes on disk: zeros as a bit mask, what was removed not at all."""
-    if "int8" in variant.steps:
-        return INT8_BYTES
+    if variant.precision:
+        whole = FASTER.get(variant.method, 1.0) * STORED[variant.precision]
+        return round(whole * (1 - 0.8 * sparsity_of(variant.rate))) if variant.prunes == "mask" else round(whole)
     if variant.prunes == "mask":
         return round(DENSE_BYTES - 4 * sparsity_of(variant.rate) * PRUNABLE + PRUNABLE / 8)
     return round(FASTER.get(variant.method, 1.0) * DENSE_BYTES)

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prunelab.disk.files import read_json
 from prunelab.errors import InputError
-from prunelab.making import chain, kept, masking, steps
-from prunelab.models import checkpoint, packed
+from prunelab.making import chain, kept, masking, precision, steps
+from prunelab.models import checkpoint
 from prunelab.models.tensors import identity
 from prunelab.recipes import variants
 from stages import further as stage
@@ -67,7 +67,6 @@ def left_behind() -> list[str]:
 
 @pytest.mark.parametrize("beginning", ["magnitude-50", "depth-50", "mlp-width-norms-50"])
 def test_a_chain_equals_its_steps_done_one_by_one(study, beginning):
-    pytest.importorskip("torchao", reason="torchao, the extra `int8`, is not installed")
     recovered, quantised = f"{beginning}-recovered", f"{beginning}-recovered-int8"
     given = recipes.given(quantised)
     out = made(quantised, given)
@@ -75,29 +74,12 @@ def test_a_chain_equals_its_steps_done_one_by_one(study, beginning):
     first = masking.mask if beginning == "magnitude-50" else steps.remove
     first(given, variants.parse(beginning), Path("by-hand/1"))
     steps.recover(given, variants.parse(recovered), Path("by-hand/1"), Path("by-hand/2"))
-    steps.quantise(given, variants.parse(quantised), Path("by-hand/2"), Path("by-hand/3"))
+    precision.quantise(given, variants.parse(quantised), Path("by-hand/2"), Path("by-hand/3"))
     same(out, Path("by-hand/3"))
-    assert read_json(out / "int8.json") == read_json("by-hand/3/int8.json")
+    assert read_json(out / "quantised.json") == read_json("by-hand/3/quantised.json")
     one, other = read_json(out / "sparsity.json"), read_json("by-hand/3/sparsity.json")
     assert one["recovery"].pop("seconds") > 0 < other["recovery"].pop("seconds")
     assert one == other and one["recovery"]["from"] == beginning
-
-
-def test_int8_of_what_was_pruned_keeps_its_record_with_the_bytes_of_the_int8_file(study):
-    pytest.importorskip("torchao", reason="torchao, the extra `int8`, is not installed")
-    given = recipes.given("magnitude-50-int8", "dense-int8")
-    pruned, quantised, dense = (made(name, given) for name in ("magnitude-50", "magnitude-50-int8", "dense-int8"))
-    before, after, facts = (
-        read_json(p) for p in (pruned / "sparsity.json", quantised / "sparsity.json", quantised / "int8.json")
-    )
-    assert after == before | {"variant": "magnitude-50-int8", "packed_bytes": facts["bytes"]}
-    assert facts["bytes"] == (quantised / "packed-int8.safetensors").stat().st_size != before["packed_bytes"]
-    assert facts["dense_sha256"] == identity("models/dense") == read_json(dense / "int8.json")["dense_sha256"]
-    assert not (dense / "sparsity.json").exists()
-    quantised = checkpoint.load(quantised)
-    for name, keep in packed.masks_of(pruned):
-        values = quantised.get_submodule(name.removesuffix(".weight")).weight.dequantize()
-        assert (values.T[~keep] == 0).all()  # GPT-2's layers are transposed, int8's are not
 
 
 @pytest.mark.parametrize(("identifier", "factor"), [("dense-average", 0.5), ("dense-best", 0.75)])
@@ -178,14 +160,13 @@ def test_what_a_recipe_needs_and_does_not_have_is_told_in_one_line(study):
     [
         ("depth-50", "depth-50: 50.00% of the prunable parameters are zero or gone; "),
         ("magnitude-60-recovered", "magnitude-60-recovered: validation loss "),
-        ("dense-int8", "dense-int8: 16 layers in int8, "),
+        ("dense-int8", "dense-int8: 17 layers in int8, "),
+        ("dense-bf16", "dense-bf16: bf16, "),
         ("dense-best", "dense-best: the dense model with best/model.safetensors\n"),
         ("dense-small", "dense-small: trained from scratch\n"),
     ],
 )
 def test_the_stage_says_in_a_line_what_it_made_and_books_what_it_used(study, monkeypatch, capsys, identifier, line):
-    if "int8" in identifier:
-        pytest.importorskip("torchao", reason="torchao, the extra `int8`, is not installed")
     further = {"depth-50", "magnitude-60-recovered", identifier}
     monkeypatch.setattr(stage.given.params, "load", lambda: recipes.settings(*further))
     folders = ["--dense", "models/dense", "--calibration", "models/calibration", "--data", "data"]

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from prunelab.calibration.calibration import Calibration
 from prunelab.data import inputs
+from prunelab.disk.files import read_json
 from prunelab.errors import InputError
 from prunelab.models import checkpoint
 from prunelab.pruning import pruning
@@ -106,6 +107,21 @@ def test_what_a_recipe_leaves_open_is_known_to_the_stage_that_makes_it(tmp_path,
     assert "data/inputs/recipes.json" in graph()["further"]["deps"]
 
 
+def test_whose_times_a_quantised_row_takes_over_is_known_to_the_stage_that_measures(tmp_path, monkeypatch):
+    """A file a row, so that another row in the study has nothing measured again but what it decides."""
+    from stages import inputs as stage
+
+    monkeypatch.chdir(tmp_path)
+    known = []
+    for further in (["magnitude-50-int8", "depth-25"], ["magnitude-50-int8", "depth-25", "dense-int8"]):
+        monkeypatch.setattr(stage.params, "load", lambda further=further: recipes.settings(*further))
+        stage.main(["--out", "data/inputs"])
+        known.append({path.stem: read_json(path)["timed_as"] for path in Path("data/inputs/timed").glob("*.json")})
+    assert known[0] == dict.fromkeys(("dense", "magnitude-50", "depth-25", "magnitude-50-int8"))
+    assert known[1] == known[0] | {"dense-int8": None, "magnitude-50-int8": "dense-int8"}
+    assert "data/inputs/timed/${item.variant}.json" in graph()["efficiency-further"]["deps"]
+
+
 def test_an_edited_file_of_questions_is_refused_until_dense_is_asked_again(study):  # noqa: F811
     rows = [{"query": "ab", "choices": ["c d", "e f"], "gold": 0} for _ in range(4)]
     Path("questions").mkdir()
@@ -175,17 +191,6 @@ def test_a_variant_says_of_which_dense_model_it_is_also_when_it_was_recovered(tm
         text[:32].view(2, 16),
     )
     assert json.loads((tmp_path / "again" / "sparsity.json").read_text())["dense_sha256"] == identity(dense)
-
-
-def test_an_int8_row_says_of_which_dense_model_it_is(tmp_path):
-    pytest.importorskip("torchao", reason="torchao, the extra `int8`, is not installed")
-    from prunelab.models import int8
-    from prunelab.models.tensors import identity
-
-    dense = tiny.dense_folder(tmp_path / "dense", tiny.gpt2())
-    assert int8.save(checkpoint.load(dense), dense, tmp_path / "dense-int8", "dense-int8")["dense_sha256"] == identity(
-        dense
-    )
 
 
 def fingerprint(place, **train):  # noqa: F811

@@ -7,7 +7,7 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from stages import calibrate, device, efficiency, export, fetch, prune, quality, reference, report, train
+from stages import calibrate, device, efficiency, export, fetch, prune, quality, recommend, reference, report, train
 from tests.helpers import decoders, studies
 
 WORDS = "the of and to in that is was with for his her their from which had not but all one were this they"
@@ -99,8 +99,10 @@ def study(tmp_path_factory):
             common = f"--model models/s1/{name} --dense models/s1/dense --device results/device.json"
             common += f" --out results/s1/{name}"
             run(efficiency, name, common, session)
-        run(export, "--results results --models models --out models/best")
-        run(report, "--results results --models models --out report")
+        run(recommend, "--results results --models models --out report")
+        common = "--results results --models models --recommendation report/recommendation.json"
+        run(export, f"{common} --out models/best")
+        run(report, f"{common} --out report")
     finally:
         patch.undo()
     return folder

@@ -52,7 +52,7 @@ def tiny(architecture="gpt2", vocabulary=50, seed=0):
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **ARCHITECTURES[architecture], **extra))
     for parameter in model.parameters():  # default initial weights give nearly uniform predictions
         parameter.data += 0.2 * torch.randn_like(parameter)
-    return quality.ready(model, "fp32")
+    return quality.ready(model)
 
 
 def random_tokens(count=9, context=12, vocabulary=50, seed=1):
@@ -105,7 +105,7 @@ def test_every_known_head_is_split_off_so_that_no_batch_of_logits_exists(archite
 
 @pytest.mark.parametrize("architecture", decoders.CONFIGS)
 def test_every_promised_architecture_is_scored_as_by_its_own_loss_without_a_batch_of_logits(architecture):
-    model = quality.ready(decoders.random_model(architecture), "fp32")
+    model = quality.ready(decoders.random_model(architecture))
     tokens = random_tokens(vocabulary=decoders.VOCABULARY)
     found = quality.score(model, tokens, "x", batch_tokens=30, leave=0)
     ids = torch.tensor(tokens.astype(np.int64))
@@ -214,23 +214,36 @@ def test_a_window_longer_than_the_models_context_is_refused():
 def test_bf16_comes_close_to_fp32():
     model, tokens = tiny(), random_tokens()
     exact = quality.score(model, tokens, "x", batch_tokens=100)
-    rough = quality.score(quality.ready(model, "bf16"), tokens, "x", batch_tokens=100)
+    rough = quality.score(quality.ready(model.bfloat16()), tokens, "x", batch_tokens=100)
     assert rough.loss == pytest.approx(exact.loss, rel=0.02)
     assert (rough.loss != exact.loss).any()
 
 
-def test_the_setting_auto_follows_what_the_machine_computes(monkeypatch):
-    for native, expected in ((True, "bf16"), (False, "fp32")):
-        monkeypatch.setattr(quality.models, "computes_bf16", lambda native=native: native)
-        assert quality.precision("auto") == expected
-    assert quality.precision("fp32") == "fp32"
+@pytest.mark.parametrize(
+    ("dtype", "name"), [(torch.float32, "fp32"), (torch.bfloat16, "bf16"), (torch.float16, "fp16")]
+)
+def test_a_model_is_judged_in_the_precision_that_it_was_loaded_in(dtype, name):
+    model = quality.ready(tiny().to(dtype))
+    assert {parameter.dtype for parameter in model.parameters()} == {dtype}
+    assert quality.precision(model) == name
+
+
+def test_a_model_in_bf16_is_held_against_a_dense_one_in_fp32():
+    """The head of each reads its own states, so what is between them is what rounding to bf16 costs."""
+    model, tokens = tiny(), random_tokens()
+    exact = quality.score(model, tokens, "dense", batch_tokens=100, leave=5)
+    rough = quality.score(
+        tiny().bfloat16(), tokens, "x", batch_tokens=100, dense=exact.states, dense_choice=exact.choice
+    )
+    assert exact.states.hidden.dtype == torch.float32
+    assert 0 < rough.kl.mean() < 0.01 and rough.agreement.mean() > 0.9
 
 
 @pytest.mark.skipif(not STORIES.is_dir(), reason="the pretrained model stories260K is not beside this repository")
 def test_a_real_pretrained_model_predicts_its_own_kind_of_story():
     text = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. " * 12
     tokenizer = AutoTokenizer.from_pretrained(STORIES)
-    model = quality.ready(AutoModelForCausalLM.from_pretrained(STORIES), "fp32")
+    model = quality.ready(AutoModelForCausalLM.from_pretrained(STORIES))
     cut = windows.cut(*windows.tokenise(tokenizer, text), context=64, limit=None)
     found = quality.score(model, cut.tokens, "stories", batch_tokens=256, leave=2)
     # One window, by the library's own loss.
@@ -242,7 +255,7 @@ def test_a_real_pretrained_model_predicts_its_own_kind_of_story():
     assert figures["bits_per_byte"] < 1.2
 
     # Noise on the weights must show in every figure.
-    noisy = quality.ready(AutoModelForCausalLM.from_pretrained(STORIES), "fp32")
+    noisy = quality.ready(AutoModelForCausalLM.from_pretrained(STORIES))
     torch.manual_seed(0)
     for parameter in noisy.parameters():
         parameter.data += 0.1 * parameter.std() * torch.randn_like(parameter)

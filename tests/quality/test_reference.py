@@ -28,7 +28,6 @@ SETTINGS = {
     "max_windows": 40,
     "kl_windows": 10,
     "batch_tokens": 200,
-    "precision": "fp32",
     "bootstrap_draws": 200,
     "robustness": {"texts": 4, "kinds": ["typos", "drop"], "strengths_percent": [10, 30], "seed": 1},
     "samples": {"prompts": ["ab", "c"], "tokens": 10, "temperature": 0.8, "seeds": [1]},
@@ -137,6 +136,17 @@ def test_dense_does_not_differ_from_itself_and_the_best_checkpoint_may_be_dense(
         assert all(row["rise_diff"] == 0 for row in same["robustness"])
     assert best["samples"] == dense["samples"]
     assert average["variant"] == "dense-average" and average["kl_to_dense"] > 0
+
+
+@pytest.mark.parametrize(("step", "dtype"), [("bf16", "bf16"), ("int8", "fp32"), ("int4", "fp32")])
+def test_a_row_of_another_precision_is_judged_in_its_own_and_held_against_dense(study, step, dtype):
+    identifier = f"dense-{step}"
+    settings(further=[identifier])
+    run_reference()
+    found = run_control(identifier)
+    assert found["dtype"] == dtype and reference.load("results/dense/reference.safetensors").facts["dtype"] == "fp32"
+    assert 0 < found["kl_to_dense"] < 0.1 and found["top1_agreement"] > 0.8
+    assert ("decode_loss" in found) is (step != "bf16")
 
 
 def test_another_seed_has_its_own_folder_and_the_same_names(study):

@@ -22,7 +22,12 @@ from prunelab.recipes import variants
         ("depth-25", "depth", None, "25", ()),
         ("mlp-width-norms-30", "mlp-width-norms", None, "30", ()),
         ("wanda-50-recovered", "wanda", None, "50", ("recovered",)),
+        ("dense-bf16", "dense", None, None, ("bf16",)),
+        ("dense-int4-gptq", "dense", None, None, ("int4-gptq",)),
         ("depth-25-int8", "depth", None, "25", ("int8",)),
+        ("depth-25-recovered-int4", "depth", None, "25", ("recovered", "int4")),
+        ("wanda-50-recovered-int8-gptq", "wanda", None, "50", ("recovered", "int8-gptq")),
+        ("mlp-width-30-bf16", "mlp-width", None, "30", ("bf16",)),
         ("wanda-owl-2of4-recovered", "wanda", "owl", "2of4", ("recovered",)),
         ("mlp-width-50-recovered-int8", "mlp-width", None, "50", ("recovered", "int8")),
     ],
@@ -60,6 +65,12 @@ def test_an_id_with_a_rate_that_is_none_is_refused(identifier, rate):
         ("depth-25_recovered", "depth-25-recovered"),
         ("depth-25-int8-recovered", "depth-25-recovered-int8"),  # the order
         ("depth-25-int8-int8", "depth-25-int8"),  # once each
+        ("depth-25-int8-int4", "depth-25-int8"),  # one precision
+        ("depth-25-gptq-int4", "depth-25-int4-gptq"),
+        ("depth-25-int8-gptq-recovered", "depth-25-recovered-int8-gptq"),
+        ("depth-25-bf16-gptq", "depth-25-bf16"),  # nothing is rounded to whole numbers there
+        ("dense-bf61", "dense-bf16"),
+        ("dense-int4-gpt", "dense-int4-gptq"),
         ("wnada-2of4-int", "wanda-2of4-int8"),
         ("wanda50", "wanda-50"),
         ("mlp_width-50", "mlp-width-50"),
@@ -80,8 +91,12 @@ def test_a_wrong_recipe_is_told_with_the_nearest_valid_one(wrong, valid):
     ("wrong", "told"),
     [
         ("zzz-50", "'zzz-50': there is no method 'zzz'; allowed: random, magnitude"),
-        ("qqqqqq", "'qqqqqq' is no recipe; expected <method>-<rate>[-recovered][-int8], such as magnitude-50"),
-        ("depth-25-xyz", "'depth-25-xyz' is no recipe; behind depth-25 come recovered and int8, in this order, each"),
+        ("qqqqqq", "'qqqqqq' is no recipe; expected <method>-<rate>[-recovered][-<precision>], such as"),
+        (
+            "depth-25-xyz",
+            "'depth-25-xyz' is no recipe; behind depth-25 come recovered and one of bf16, int8, int4, int8-gptq, "
+            "int4-gptq, in this order, each",
+        ),
         (
             "dense-xyz",
             "'dense-xyz' is no recipe; of dense there are dense-average, dense-best, dense-small, dense-",
@@ -117,11 +132,30 @@ def test_a_recipe_knows_its_family_what_it_prunes_and_whether_it_does_the_work_o
 
 
 @pytest.mark.parametrize(
+    ("identifier", "precision", "by_text", "same_work"),
+    [
+        ("dense", None, False, ()),
+        ("wanda-50-recovered", None, False, ()),
+        ("dense-int8", "int8", False, ()),
+        ("dense-int8-gptq", "int8", True, ("dense-int8",)),
+        ("wanda-50-bf16", "bf16", False, ("dense-bf16",)),
+        ("wanda-50-recovered-int4", "int4", False, ("dense-int4", "dense-int4-gptq")),
+        ("depth-25-int4", "int4", False, ()),
+        ("depth-25-recovered-int4-gptq", "int4", True, ("depth-25-recovered-int4",)),
+    ],
+)
+def test_a_recipe_knows_its_precision_and_what_runs_the_same_kernels(identifier, precision, by_text, same_work):
+    found = variants.parse(identifier)
+    assert (found.precision, found.rounds_by_text, found.same_work) == (precision, by_text, same_work)
+
+
+@pytest.mark.parametrize(
     ("identifier", "beginnings"),
     [
         ("dense-int8", ["dense-int8"]),
         ("magnitude-50", ["magnitude-50"]),
         ("depth-25-int8", ["depth-25", "depth-25-int8"]),
+        ("depth-25-int4-gptq", ["depth-25", "depth-25-int4-gptq"]),
         (
             "wanda-owl-2of4-recovered-int8",
             ["wanda-owl-2of4", "wanda-owl-2of4-recovered", "wanda-owl-2of4-recovered-int8"],

@@ -28,6 +28,24 @@ def test_every_method_and_the_dense_line_are_named_in_the_chart(tmp_path):
     )
 
 
+def test_rows_in_fewer_bits_have_a_line_each_over_seeds_too_and_points_among_the_costs(tmp_path):
+    rows = ["dense-bf16", "dense-int8", "dense-int4", "dense-int4-gptq", "depth-25-recovered-int4", "magnitude-50-int8"]
+    prune = synthetic.TWO_METHODS | {"further": ["dense-average", *rows]}
+    made = study(tmp_path, prune=prune, seeds=["s1", "s2"])
+    svg = loss_svg(made)
+    words = re.findall(r"<text[^>]*>([^<]*)</text>", svg)
+    for name in rows[:4]:
+        assert any(re.match(rf"{name} 1\.5\d+$", word) for word in words), name
+        assert f"{name}: interval over seeds" in svg
+    assert {"depth-recovered-int4", "magnitude-int8"} <= set(words)
+    panels = {axes.get_title(loc="left"): axes for axes in charts.tradeoffs(made.rows, made.dense, 30).axes}
+    sizes = {text.get_text() for text in panels["Size"].texts}
+    assert set(rows[:4]) <= sizes
+    times = {text.get_text() for text in panels["Time"].texts}
+    assert {"dense-bf16", "dense-int8", "dense-int4"} <= times
+    assert "dense-int4-gptq" not in times  # it has those of dense-int4
+
+
 def test_one_panel_suffices_when_every_loss_is_near_dense(tmp_path):
     far = loss_svg(study(tmp_path / "far", prune=synthetic.TWO_METHODS | {"rates": [50, 95]}))
     near = loss_svg(study(tmp_path / "near", prune=synthetic.TWO_METHODS | {"rates": [20, 50]}))

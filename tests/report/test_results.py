@@ -57,7 +57,7 @@ def test_a_row_holds_what_its_files_hold(made):
     assert row["loss"] == quality["loss"] and row["sparsity_pruned"] == 0.5
     assert row["loss_increase_percent"] == pytest.approx(100 * quality["loss_diff"] / dense["loss"])
     assert row["energy_provenance"] == "cpu:cpu_load_model gpu:none ram:model"
-    assert (row["dtype"], row["quality_dtype"]) == ("float32", "float32")
+    assert (row["dtype"], row["quality_dtype"], row["stored_as"]) == ("float32", "fp32", "fp32")
     assert rows["s1/dense"]["seed"] == settings.seed and rows["s1/dense"]["method"] == "dense"
 
 

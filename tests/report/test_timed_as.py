@@ -1,15 +1,21 @@
 """Which rows are timed themselves, and what others take over: masks do the work of magnitude's, controls dense's."""
 
+import json
 import re
 
 import pytest
 
+from prunelab.errors import InputError
 from prunelab.recipes import variants
 from prunelab.report import charts, page, results, tables, verdict
 from stages import recommend, report
 from tests.helpers import synthetic
 
 FURTHER = ["dense-average", "dense-int8", "depth-25-recovered", "magnitude-50-recovered", "systematic-60-int8"]
+QUANTISED = [
+    *("dense-bf16", "dense-int4", "dense-int4-gptq", "depth-25-recovered-int4", "systematic-60-int4"),
+    "systematic-60-bf16",
+]
 
 
 def of(folder, methods=("magnitude",), further=FURTHER, **changes) -> results.Study:
@@ -41,7 +47,28 @@ def test_what_does_the_same_work_takes_the_time_of_the_masks_of_its_rate_and_els
         prune={"methods": ["magnitude", "systematic"], "rates": [50, 60]},
         efficiency={"methods": ["magnitude"]},
     )
-    assert results.timed_as(settings, variants.parse(identifier)) == other
+    assert settings.timed_as(variants.parse(identifier)) == other
+
+
+@pytest.mark.parametrize(
+    ("identifier", "further", "other"),
+    [
+        ("systematic-60-int8", ["dense-int8"], "dense-int8"),  # zeros change no time in that precision either
+        ("systematic-60-recovered-int8", ["dense-int4"], None),  # the rival of another precision is none
+        ("systematic-60-int8", ["dense-int8-gptq"], "dense-int8-gptq"),
+        ("systematic-60-bf16", ["dense-bf16"], "dense-bf16"),
+        ("dense-int4-gptq", ["dense-int4"], "dense-int4"),  # nor does rounding
+        ("dense-int4-gptq", [], None),
+        ("depth-25-int4-gptq", ["dense-int4", "depth-25-int4"], "depth-25-int4"),
+        ("depth-25-int4", ["dense-int4", "depth-25-int4-gptq"], None),
+    ],
+)
+def test_a_quantised_mask_takes_the_time_of_its_rival_of_that_precision_where_the_study_has_it(
+    tmp_path, identifier, further, other
+):
+    calibrate = {"samples": 8, "length": 32}
+    settings = synthetic.settings(tmp_path, prune={"further": [*further, identifier]}, calibrate=calibrate)
+    assert settings.timed_as(variants.parse(identifier)) == other
 
 
 def test_without_timed_masks_every_mask_takes_the_time_of_dense(tmp_path):
@@ -68,6 +95,29 @@ def test_a_row_takes_over_the_figures_of_time_memory_and_energy_and_keeps_its_ow
     for key in ("packed_bytes", "nonzero_parameters"):
         assert rows["s1/systematic-50"][key] == sparsity[key]
     assert rows["s1/dense-average"]["packed_bytes"] is None and rows["s1/dense-average"]["nonzero_parameters"] is None
+
+
+def test_quantised_rows_hold_their_own_bytes_and_the_times_of_what_runs_the_same_kernels(tmp_path):
+    rows = {row["variant"]: row for row in of(tmp_path, further=QUANTISED).rows}
+    mask, rival = rows["systematic-60-int4"], rows["dense-int4"]
+    assert mask["timed_as"] == rows["dense-int4-gptq"]["timed_as"] == "dense-int4"
+    assert mask["decode_ratio"] == rival["decode_ratio"] and mask["packed_bytes"] < rival["packed_bytes"]
+    assert rows["systematic-60-bf16"]["timed_as"] == "dense-bf16"
+    assert rows["dense-int4-gptq"]["packed_bytes"] == rival["packed_bytes"]  # without an efficiency.json of its own
+    assert rows["depth-25-recovered-int4"]["timed_as"] is None
+    stored = {"dense": "fp32", "dense-bf16": "bf16", "dense-int4-gptq": "int4", "systematic-60-int4": "int4"}
+    assert {name: rows[name]["stored_as"] for name in stored} == stored
+
+
+def test_a_row_of_another_precision_than_its_recipe_says_is_told(tmp_path):
+    study = of(tmp_path, further=["dense-bf16"])
+    for variant, changed in (("dense-bf16", "bf16"), ("systematic-50", "bf16")):
+        path = study.results / "s1" / variant / "quality.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"dtype": changed}))
+    with pytest.raises(
+        InputError, match="s1/systematic-50: its quality was measured with dtype bf16, that of s1/dense"
+    ):
+        results.read(study.settings, study.results, study.models)
 
 
 def test_a_row_that_is_not_timed_needs_no_file_of_times(tmp_path):

@@ -69,7 +69,10 @@ def test_dense_small_gets_the_size_of_the_first_removed_structure_and_the_tokens
             "prune.further.1: 'mlp-widht-50-recoverd': there is no method 'mlp-widht' (did you mean "
             "'mlp-width-50-recovered'?)",
         ),
-        (["mlp-width"], "prune.further.0: 'mlp-width' is no recipe; expected <method>-<rate>[-recovered][-int8]"),
+        (
+            ["mlp-width"],
+            "prune.further.0: 'mlp-width' is no recipe; expected <method>-<rate>[-recovered][-<precision>]",
+        ),
         (["depth-random-sigma50"], "'depth-random-sigma50': structure goes by percent, such as depth-random-25"),
         (["depth-2of4"], "'depth-2of4': structure goes by percent, such as depth-25"),
         (["dense"], "prune.further.0: 'dense' is there in every study; leave it out"),
@@ -111,6 +114,18 @@ def test_a_wrong_entry_is_told_in_one_line(tmp_path, further, line):
             "runtimes.variants: 'dense-best' is a row to compare with, which it cannot take; name dense",
         ),
         ({"deploy": {"variant": "magnitude-51"}}, "deploy.variant: 'magnitude-51' is not in this study"),
+        (
+            {"runtimes": {"names": ["compile", "int8"]}},
+            "runtimes.names.1: 'int8' is a row now and no runtime: put dense-int8, or <variant>-int8, into "
+            "prune.further",
+        ),
+        (
+            {"runtimes": {"names": ["int8-compile"]}},
+            "runtimes.names.0: 'int8-compile' is a row now and no runtime: put dense-int8, or <variant>-int8, into "
+            "prune.further, name it in runtimes.variants, and take the runtime compile",
+        ),
+        ({"quantise": {"group": 48}}, "quantise.group: input should be 32, 64, 128 or 256, found 48"),
+        ({"quantise": {"head": "bf16"}}, "quantise.head: input should be 'int8' or 'int4', found 'bf16'"),
         ({"calibrate": None}, "calibrate: wanda-50 looks at calibration text; fill this section in"),
     ],
 )
@@ -119,10 +134,11 @@ def test_what_names_a_row_must_name_one_that_it_can_take(tmp_path, changes, line
 
 
 def test_rows_that_can_be_taken_are(tmp_path):
-    named = ["dense", "wanda-50", "depth-25-recovered"]
+    named = ["dense", "wanda-50", "depth-25-recovered", "dense-int4"]
     found = load(
         tmp_path,
         "depth-25-recovered",
+        "dense-int4",
         runtimes={"variants": named},
         deploy={"variant": "depth-25-recovered"},
         efficiency={"methods": []},

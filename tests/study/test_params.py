@@ -251,6 +251,13 @@ def test_a_seed_of_a_fetched_model_that_draws_the_same_calibration_text_is_refus
             ["int8"],
             "runtimes.rows: unknown key; its entries belong into prune.further, as dense-int8",
         ),
+        (
+            "quality",
+            "precision",
+            "auto",
+            "quality.precision: unknown key; every row is judged in the precision that it is stored and timed in; for "
+            "one in bf16 put dense-bf16 into prune.further",
+        ),
         ("quality", "tasks", {"names": []}, "quality.tasks: unknown key; it is `quality.questions` now"),
         (
             "efficiency",

@@ -1,0 +1,71 @@
+"""The section `fetch` of params.yaml: where texts and a model come from, and how a text is split."""
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from prunelab.study.fields import Count, Percent, Section, Seed
+
+
+class Source(Section):
+    """Where a text or a model comes from."""
+
+    kind: Literal["wheel", "url", "hub", "path"]
+    name: Annotated[str, Field(min_length=1)]  # name==version | URL | data set or model id | file, folder or archive
+    sha256: str | None = None  # needed for a wheel and a URL; of a folder or hub source that of its `sha256sum` listing
+    files: str | None = None  # which of its files, a glob; null: those that look like text, or like a model
+    revision: str | None = None  # hub: a branch, tag or commit
+    licence: str | None = None  # where the source doesn't tell
+
+
+class Text(Source):
+    """A source of text; a document is a text file or a row of a table."""
+
+    strip: Literal["markdown", "none"] = "none"
+    column: str | None = None  # of a table: where its text is; null: "text"
+    max_documents: Count | None = None  # only so many, in the order of their names
+
+
+class Split(Section):
+    by: Literal["document", "position", "file"]
+    validation_percent: Percent
+    test_percent: Percent
+    seed: Seed
+
+    @model_validator(mode="after")
+    def _possible(self):
+        if self.by == "file" and (self.validation_percent or self.test_percent):
+            raise ValueError("by: file takes the parts as they are; set validation_percent and test_percent to 0")
+        if self.by != "file" and self.validation_percent == 0:
+            raise ValueError("validation_percent: 0 leaves no validation text; expected 1 or more (only test may be 0)")
+        if self.validation_percent + self.test_percent >= 100:
+            raise ValueError("validation_percent and test_percent leave nothing for train; expected a sum below 100")
+        return self
+
+
+class Fetch(Section):
+    text: Text
+    split: Split
+    calibration: Text | None = None  # null: post-training methods calibrate on the train text
+    model: Source | None
+
+    @model_validator(mode="after")
+    def _can_be_brought(self):
+        for key in ("text", "calibration", "model"):
+            source = getattr(self, key)
+            if source is None:
+                continue
+            found = f"{key}.{{}}: {source.kind} {source.name!r}"
+            if source.kind in ("wheel", "url") and source.sha256 is None:
+                raise ValueError(
+                    f"{found.format('sha256')} is pinned by its hash and has none; download it once and write down "
+                    "what sha256sum says"
+                )
+            if source.kind != "hub" and source.revision is not None:
+                raise ValueError(f"{found.format('revision')} has none; only hub sources do; leave it out")
+            if source.kind == "wheel" and not re.fullmatch(r"[\w.-]+==[\w.!+-]+", source.name):
+                raise ValueError(f"{found.format('name')}: expected name==version, because a wheel is pinned")
+            if source.kind == "hub" and key != "model" and source.files is None:
+                raise ValueError(f"{found.format('files')}: expected a glob that says which files of the data set")
+        return self
