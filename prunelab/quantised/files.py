@@ -96,6 +96,7 @@ def write(
         "parameters": sum(one.in_features * one.out_features for one in layers.values()) + _numbers(model),
         "quantised_parameters": sum(one.in_features * one.out_features for one in layers.values()),
         "zeros": zeros,
+        "moved_percent": _moved_percent(layers),
         "tied": _is_tied(model),
         "dense_sha256": dense_sha256,
     }
@@ -112,6 +113,12 @@ def _layers(model, names: list[str]) -> dict[str, QuantisedLinear]:
     """The quantised layers by the names of their weights."""
     found = {name: model.get_submodule(name.removesuffix(".weight")) for name in names}
     return {name: one.table if isinstance(one, QuantisedEmbedding) else one for name, one in found.items()}
+
+
+def _moved_percent(layers: dict[str, QuantisedLinear]) -> float:
+    """By how much rounding moved the weights of the blocks, root of mean square, percent of the weights' own."""
+    apart, whole = (sum(column) for column in zip(*(one.moved for one in layers.values() if one.moved), strict=True))
+    return 100 * (apart / whole) ** 0.5 if whole else 0.0
 
 
 def _is_tied(model) -> bool:

@@ -22,6 +22,7 @@ class QuantisedLinear(nn.Module):
         super().__init__()
         self.in_features, self.out_features, self.grid = inputs, outputs, grid
         self.bias = bias
+        self.moved: tuple[float, float] | None = None  # quantising.py says so where it rounds
         self._rows, self._columns = kernels.padded(grid, outputs, inputs)
         # Not persistent: a file holds them in another form, which no machine's kernels decide (files.py).
         self.register_buffer("qdata", None, persistent=False)

@@ -38,7 +38,9 @@ def quantise(model, precision: str, group: int = 32, head: str = "int8", roundin
     for name, place in places.items():
         choose = rounding if rounding is not None and place.in_block else nearest
         with torch.no_grad():
-            place.layer.hold(*choose(name, place.weight.detach(), place.layer.grid))
+            levels, steps = choose(name, place.weight.detach(), place.layer.grid)
+            place.layer.hold(levels, steps)
+            place.layer.moved = _moved(place, levels, steps)
         places[name] = None  # so that the weight goes
     probe(model, precision)
     return list(places)
@@ -148,6 +150,15 @@ def nearest(name: str, weight: torch.Tensor, grid: Grid) -> tuple[torch.Tensor, 
         steps.append(grid.steps(part))
         levels[start : start + rows] = grid.levels(part, steps[-1])
     return levels, torch.cat(steps)
+
+
+def _moved(place: Place, levels: torch.Tensor, steps: torch.Tensor) -> tuple[float, float] | None:
+    """(squares of what rounding moved the weights by, squares of the weights), sums over a layer of the blocks."""
+    if not place.in_block:
+        return None
+    weight = place.weight.float()
+    apart = place.layer.grid.values(levels, steps).sub_(weight)
+    return float(apart.square_().sum()), float(weight.square().sum())
 
 
 def refusal(model, precision: str, why: str) -> InputError:

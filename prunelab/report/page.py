@@ -86,6 +86,7 @@ def render(study, found: list[verdict.Group], drawn: Pictures, advice: dict) -> 
         dense=dense,
         model=_model(study),
         advice=advice,
+        on_a_grid=details.on_a_grid(study),
         claims=claims.claims(study, found),
         masked=[row["path"] for row in study.rows if verdict.masked_only(row, dense)],
         variants=sum(row["rate"] is not None for row in study.rows),

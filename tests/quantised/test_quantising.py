@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from prunelab.errors import InputError
-from prunelab.quantised import decoding, quantise
+from prunelab.quantised import decoding, files, quantise
 from prunelab.quantised.layers import held_bytes, quantised_layers
 from tests.helpers import tiny
 from tests.quantised.test_files import llama, logits
@@ -43,6 +43,23 @@ def test_a_rounding_of_ones_own_is_asked_for_the_blocks_alone():
     assert asked[0] == ("transformer.h.0.attn.c_attn.weight", (48, 16))  # (out, in), also of a Conv1D
     assert not model.transformer.h[0].mlp.c_fc.levels().any()
     assert model.lm_head.levels().any()
+
+
+@pytest.mark.parametrize("before", ["normal weights", "weights on a grid"])
+def test_by_how_much_rounding_moves_the_weights_tells_a_model_that_was_int4_before(tmp_path, before):
+    source, model = tiny.dense_folder(tmp_path / "dense", tiny.gpt2()), tiny.gpt2()
+    if before == "weights on a grid":
+        for block in model.transformer.h:
+            for layer in (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj):
+                levels = torch.randint(-7, 8, layer.weight.shape)
+                levels[:1], levels[16:17], levels[32:33], levels[48:49] = -7, 7, -7, 7  # both ends in every group
+                layer.weight.data = levels * 0.03125
+    (tmp_path / "int4").mkdir()
+    facts = files.write(model, source, tmp_path / "int4", "dense-int4", "0" * 64, precision="int4")
+    if before == "weights on a grid":
+        assert facts["moved_percent"] < 0.1
+    else:
+        assert 5 < facts["moved_percent"] < 12
 
 
 class Reader(nn.Module):

@@ -8,7 +8,9 @@ from html.parser import HTMLParser
 import pytest
 
 from prunelab.disk import places
+from prunelab.disk.files import write_json
 from prunelab.errors import InputError
+from prunelab.report import details, results
 from stages import recommend, report
 from tests.helpers import synthetic
 
@@ -33,6 +35,15 @@ def change(path, **values) -> None:
 def words(html: str) -> str:
     body = re.sub(r"<(style|script|svg).*?</\1>", "", html, flags=re.S)
     return " ".join(re.sub(r"<[^>]*>", " ", body).split())
+
+
+@pytest.mark.parametrize(("moved", "told"), [(0.5, True), (8.7, False)])
+def test_a_model_that_was_int4_before_is_told(tmp_path, moved, told):
+    settings = synthetic.settings(tmp_path, prune=synthetic.TWO_METHODS | {"further": ["dense-int4"]})
+    found, models = synthetic.write(tmp_path, settings)
+    write_json(models / "s1" / "dense-int4" / "quantised.json", {"moved_percent": moved})
+    said = details.on_a_grid(results.read(settings, found, models))
+    assert (said is not None) == told and (not told or "moved them by 0.5 % only" in said)
 
 
 class Checker(HTMLParser):
