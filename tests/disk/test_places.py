@@ -200,7 +200,8 @@ STAGES = {
     "reference": "--dense models/dense --data data",
     "efficiency": "v --model models/v --dense models/dense --device device.json",
     "runtimes": "v --model models/v --dense models/dense --device device.json --session session.json",
-    "report": "--results results --models models",
+    "recommend": "--results results --models models",
+    "report": "--results results --models models --recommendation report/recommendation.json",
     "device": "",
 }
 OF_ITS_OWN = ["fetch", "train", "calibrate", "prune", "further"]
