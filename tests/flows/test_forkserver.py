@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import forkserver
+from flows import forkserver, process
 from flows.lanes import Forks
 from tests.helpers.workspace import ROOT
 
@@ -51,6 +51,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def address():
+    process.allow()  # an earlier test may have stopped all that this process starts
     server = Forks(own_session=True)
     yield server.address
     server.close()

@@ -67,7 +67,7 @@ done plainly, by hooks and hand on the whole model in memory (`architecture_chec
 *exact*: equal to the plain reference. *refused*: the user gets the sentence of that number, and no result. There is no
 third state: anything else fails the test. A cell is of both origins, or of the one that is not refused altogether.
 Prunable are the `Linear` and `Conv1D` layers of the blocks; the fused experts of mixtures of experts are neither, and
-no mask, no width and no rounding to int8 or int4 touches them. What is equal to what, by column:
+no mask and no width touches them. What is equal to what, by column:
 
 - **trained here**: the folder's parameters and the trainer's at the end, to the bit; the losses of all evaluations and
   those of a plain loop over the same windows, 1e-5. **fetched**: every parameter and the published one, to the bit.

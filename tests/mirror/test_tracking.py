@@ -17,6 +17,7 @@ from prunelab.study import params
 from tests.helpers import finished, loopback
 
 ROOT = Path(__file__).parents[2]
+TABLES = {"results.csv", "recommendation.json"}  # what the report leaves beside its page
 
 
 @pytest.fixture
@@ -250,7 +251,7 @@ def test_any_name_of_the_folder_and_variables_of_somebodys_training_run_make_no_
 
     client = mlflow.MlflowClient("sqlite:///mlflow.db")
     (run,) = [one for one in client.search_runs(["1"]) if one.info.run_name == "default"]
-    assert {one.path for one in client.list_artifacts(run.info.run_id)} == {"index.html", "results.csv", "params.yaml"}
+    assert {one.path for one in client.list_artifacts(run.info.run_id)} == {"index.html", "params.yaml", *TABLES}
     assert sorted(path.name for path in tmp_path.iterdir()) == [folder.name]  # nothing beside it
 
 
@@ -294,7 +295,7 @@ def test_logged_models_carry_figures_and_the_hash_but_no_weights(study):
     assert models["random-50"].tags["dvc.md5"] == "cc.dir"
     assert {metric.key: metric.value for metric in models["random-50"].metrics}["loss"] == 3.0
     kept = [path for path in (study / "mlartifacts").rglob("*") if path.is_file()]
-    assert {path.name for path in kept} == {"MLmodel", "index.html", "results.csv", "params.yaml"}
+    assert {path.name for path in kept} == {"MLmodel", "index.html", "params.yaml", *TABLES}
     curve = client.get_metric_history(models["dense"].source_run_id, "train_loss")
     assert [(point.step, point.value) for point in curve] == [(100, 2.5), (200, 2.0)]
 

@@ -24,7 +24,7 @@ machine = Path("machine.txt").read_text() if name == "device" else ""
 measured = f"reading {len(runs)}" if name.startswith("efficiency") else ""  # never twice the same, as real readings
 for out in map(Path, outs):
     if not out.suffix:
-        out = out / ("text/manifest.json" if out.name == "fetched" else "content")
+        out = out / {"fetched": "text/manifest.json", "timed": "depth-50.json"}.get(out.name, "content")
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(f"{name} {machine}{measured}")
 """
