@@ -232,9 +232,12 @@ def test_another_dtype_than_the_stored_one_is_refused(tmp_path):
         opening.load(out, torch.bfloat16)
 
 
-def test_loading_never_holds_much_more_than_what_is_resident(tmp_path):
-    wide = {"hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 8}
-    config = AutoConfig.for_model("llama", vocab_size=4096, tie_word_embeddings=True, **wide)
+@pytest.mark.slow
+def test_loading_needs_hardly_more_memory_than_what_is_resident(tmp_path):
+    """The least of three processes: how many pages of the mapped file are in memory at a moment is the kernel's choice,
+    and adds up to a third by chance. A dense copy would be four and eight times as large."""
+    wide = {"hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 8, "num_attention_heads": 8}
+    config = AutoConfig.for_model("llama", vocab_size=16384, tie_word_embeddings=True, **wide)
     folders = []
     for precision in PRECISIONS:
         for name, model in (("small", llama()), ("large", AutoModelForCausalLM.from_config(config))):
@@ -252,8 +255,11 @@ def test_loading_never_holds_much_more_than_what_is_resident(tmp_path):
             kept = [model] if small == sys.argv[1] else None  # the next peak is above this one
     """
     command = [sys.executable, "-c", textwrap.dedent(code), *folders]
-    told = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
-    for line in told.stdout.splitlines():
-        peak, held = map(int, line.split())
-        assert held > 6e6
+    runs = []
+    for _ in range(3):
+        told = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+        runs.append([tuple(map(int, line.split())) for line in told.stdout.splitlines()])
+    for same in zip(*runs, strict=True):
+        peak, held = min(same)
+        assert held > 20e6
         assert peak < 1.3 * held
