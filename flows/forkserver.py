@@ -39,7 +39,7 @@ class Forked(NamedTuple):
 
 def possible() -> bool:
     """Whether this system can fork a Python that has torch in it: Linux with pidfd_open (5.3), and no GPU."""
-    gpus = [*Path("/dev").glob("nvidia[0-9]*"), *Path("/dev").glob("kfd")]
+    gpus = [device for name in ("nvidia[0-9]*", "kfd", "dxg") for device in Path("/dev").glob(name)]
     return sys.platform == "linux" and hasattr(os, "pidfd_open") and not gpus
 
 
@@ -84,8 +84,14 @@ def _serve(listening: socket.socket) -> dict:
     watched.register(listening, selectors.EVENT_READ)
     while True:
         for key, _ in watched.select():
+            if key.fileobj not in watched.get_map():  # its other event, of the same moment, has ended it
+                continue
             if key.fileobj is listening:
-                job, client, streams = _receive(listening)
+                client, _ = listening.accept()
+                job, streams = _receive(client)
+                if job is None:
+                    client.close()
+                    continue
                 pid = os.fork()
                 if pid == 0:
                     _take(streams)
@@ -109,11 +115,19 @@ def _serve(listening: socket.socket) -> dict:
                 key.data.client.close()
 
 
-def _receive(listening: socket.socket) -> tuple[dict, socket.socket, list[int]]:
-    client, _ = listening.accept()
-    _, streams, _, _ = socket.recv_fds(client, 1, len(STREAMS))
-    with client.makefile("rb") as file:
-        return json.loads(file.readline()), client, streams
+def _receive(client: socket.socket) -> tuple[dict | None, list[int]]:
+    """What a client asks for, and its streams; no job where it died before it had said so."""
+    try:
+        _, streams, _, _ = socket.recv_fds(client, 1, len(STREAMS))
+        with client.makefile("rb") as file:
+            line = file.readline()
+    except ConnectionError:
+        return None, []
+    if line.endswith(b"\n"):
+        return json.loads(line), streams
+    for stream in streams:
+        os.close(stream)
+    return None, []
 
 
 def _take(streams: list[int]) -> None:

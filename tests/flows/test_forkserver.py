@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -117,3 +118,24 @@ def test_a_client_that_is_killed_takes_its_stage_with_it(folder, address):
         time.sleep(0.02)
     done = start(folder, address, "raise")
     assert "broken on purpose" in done.communicate()[1]
+
+
+@pytest.mark.parametrize("said", ["nothing", "half"])
+def test_a_client_that_dies_before_it_has_said_what_it_wants_ends_nobody_else_s_work(folder, address, said):
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(address)
+        if said == "half":
+            socket.send_fds(client, [b"s"], [0, 1, 2])
+            client.sendall(b'{"module": ')
+    done = start(folder, address, "raise")
+    assert "broken on purpose" in done.communicate()[1] and done.returncode == 1
+
+
+def test_a_stage_and_its_client_that_die_in_one_moment_leave_the_server_alive(folder, address):
+    client = start(folder, address, "wait", "1")
+    forked = pid_of(folder, "1")
+    os.kill(forked, signal.SIGKILL)
+    client.kill()
+    client.wait()
+    done = start(folder, address, "tell", OF_THE_CLIENT="yes", OMP_NUM_THREADS="1")
+    assert "True 1 x" in done.communicate("x")[0]  # forked, so the server answered
