@@ -4,6 +4,7 @@ import copy
 import functools
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import save_file
 
@@ -42,6 +43,16 @@ def settings(*further: str, **changes) -> params.Settings:
 def given(*further: str, tag: str = "s1", **changes) -> Given:
     """Settings as above, and the folders that `place` wrote."""
     return Given(settings(*further, **changes), tag, Path("models/dense"), Path("data"), Path("models/calibration"))
+
+
+@pytest.fixture(scope="module")
+def placed(tmp_path_factory) -> Path:
+    """A folder with all of it, made once a module; tests work on copies."""
+    folder = tmp_path_factory.mktemp("recipes")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        place()
+    return folder
 
 
 def place() -> None:

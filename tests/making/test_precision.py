@@ -17,19 +17,11 @@ from prunelab.quantised import opening
 from prunelab.quantised.layers import quantised_layers
 from prunelab.recipes import variants
 from tests.helpers import recipes
-
-
-@pytest.fixture(scope="module")
-def placed(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("recipes")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        recipes.place()
-    return folder
+from tests.helpers.recipes import placed  # noqa: F401  (a fixture)
 
 
 @pytest.fixture
-def study(placed, tmp_path, monkeypatch):
+def study(placed, tmp_path, monkeypatch):  # noqa: F811
     """A copy of the dense model and its data in a current folder of its own."""
     shutil.copytree(placed, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
