@@ -2,7 +2,7 @@
 
     python -m flows.forkserver SOCKET
 
-They are five of the eight seconds of a stage that scores a small model. DVC starts `python -m stages.quality …` as
+They are most of the time of a stage that scores a small model. DVC starts `python -m stages.quality …` as
 ever; where PRUNELAB_FORKSERVER names our socket, that process (stages/__init__.py) hands over its arguments,
 environment, folder and standard streams, waits, and ends as the forked one ended. When it dies, the forked one is
 killed.

@@ -19,8 +19,8 @@ brings the weights back into the caches and is not read, so a model that fits th
     dense           |prefill|      |s s s|s s s|            …
 
 On a virtual machine a core is faster and slower by 7 % from one half second to the next; what it is now it is for both.
-(The ratio of two equal models scattered by 7.3 % from block to block with whole passes, by 3.8 % with turns of four
-steps, by 2.4 % with turns of two: an eighth of the time for the same interval.)
+(On such a machine the ratio of two equal models scattered from block to block by 7 % with whole passes and by 2 to 4 %
+with turns of two to four steps, in one run of both beside each other.)
 
 A block is two such pairs, A B then B A or B A then A B (drawn by the seed): a steady drift hits both models alike and
 cancels in the block's ratio. A block that was disturbed is dropped with both its arms. The rule stands in
