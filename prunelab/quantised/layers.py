@@ -30,7 +30,8 @@ class QuantisedLinear(nn.Module):
         self.register_buffer("like", torch.empty(0, dtype=dtype), persistent=False)
         # Where the layout of int4 is unknown, the kernel would read another weight than the one that is held.
         kernel = grid.precision == "int8" or kernels.layout() is not None
-        self._few = kernels.TOKENS * inputs if kernel else 0  # elements of an input that the kernel gets
+        # Elements of an input that the kernel gets.
+        self._few = kernels.TOKENS[grid.precision] * inputs if kernel else 0
 
     @property
     def dtype(self) -> torch.dtype:

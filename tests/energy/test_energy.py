@@ -42,13 +42,14 @@ def test_a_stage_books_what_the_counters_say_a_wrapped_one_included(rapl, tmp_pa
 
 def test_without_counters_a_stage_books_its_time_and_no_joules(tmp_path):
     with energy.stage_meter("prune-magnitude-50", tmp_path / "e.json", root=tmp_path):
-        until = time.process_time() + 0.05
+        until = time.process_time() + 0.2
         while time.process_time() < until:
             pass
     booking = json.loads((tmp_path / "e.json").read_text())
     assert (booking["cpu_j"], booking["gpu_j"], booking["ram_j"], booking["cpu_share"]) == (None, None, None, None)
     assert booking["meter"] == "time" and booking["provenance"] == {}
-    assert booking["cpu_seconds"] >= 0.04 and booking["cpu_seconds"] <= booking["seconds"] + 0.02
+    # The system counts a process's time in hundredths of a second, and the last one need not be full.
+    assert 0.2 - 0.021 <= booking["cpu_seconds"] <= booking["seconds"] + 0.021
 
 
 def test_a_failing_stage_books_nothing_and_fails_as_before(tmp_path):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from prunelab.errors import InputError
-from prunelab.quantised import decoding, files, quantise
+from prunelab.quantised import decoding, files, kernels, quantise
 from prunelab.quantised.layers import held_bytes, quantised_layers
 from tests.helpers import tiny
 from tests.quantised.test_files import llama, logits
@@ -148,7 +148,7 @@ def test_a_fault_of_the_decode_path_shows_in_its_loss(monkeypatch):
 def test_a_batch_of_many_tokens_computes_what_its_rows_compute_alone():
     model = llama()
     quantise(model, "int4")
-    ids = torch.randint(44, (6, 12), generator=torch.Generator().manual_seed(1))
+    ids = torch.randint(44, (6, kernels.TOKENS["int4"] + 4), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         both = model(ids).logits
         assert torch.allclose(both[3], model(ids[3:4]).logits[0], atol=1e-5)
