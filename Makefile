@@ -45,7 +45,7 @@ ui: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	@"$(PYTHON)" --version >/dev/null 2>&1 || { echo "error: $(PYTHON) not found; install Python 3.11 or say make PYTHON=..."; exit 1; }
 	test -x .venv/bin/python || "$(PYTHON)" -m venv .venv
-	.venv/bin/python -m pip install $(PIP_ARGS) -c constraints.txt -e '.[dev,tasks,recovery,torchao,onnx]'
+	.venv/bin/python -m pip install $(PIP_ARGS) -c constraints.txt -e '.[dev,tasks,recovery,torchao,price,onnx]'
 	touch $@
 
 clean:

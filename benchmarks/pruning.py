@@ -66,11 +66,11 @@ def tokenised(arguments):
     import torch
     from transformers import AutoTokenizer
 
-    from prunelab.calibration import calibration
+    from prunelab.tasks.language import crops
 
     text = arguments.text.read_text(encoding="utf-8")
     ids = AutoTokenizer.from_pretrained(arguments.model)(text, add_special_tokens=False, verbose=False)["input_ids"]
-    return calibration.draw(torch.tensor(ids), arguments.samples, arguments.length, seed=0)
+    return crops.draw(torch.tensor(ids), arguments.samples, arguments.length, seed=0)
 
 
 def timed(arms: dict, rounds: int) -> dict[str, list[float]]:
@@ -102,7 +102,9 @@ def passes(arguments, tokens, methods: list[str], scratch: Path) -> dict:
     dtype = torch.bfloat16 if models.computes_bf16() else torch.float32
     bare = checkpoint.load(arguments.model, dtype).base_model
     (scratch / "calibration").mkdir()
-    calibration.write(scratch / "calibration", tokens, {"source": "text", "seed": 0, "propagate": "pruned"})
+    calibration.write(
+        scratch / "calibration", {"input_ids": tokens}, {"source": "text", "seed": 0, "propagate": "pruned"}
+    )
 
     @torch.inference_mode()
     def forward() -> None:
@@ -112,7 +114,7 @@ def passes(arguments, tokens, methods: list[str], scratch: Path) -> dict:
 
     def prune(method: str) -> None:
         plan = pruning.Plan(variants.parse(f"{method}-50"), "uniform", "blocks", "last", seed=0)
-        decide = streaming.decide_by_blocks(plan, BlockModel(arguments.model), tokens, arguments.batch)
+        decide = streaming.decide_by_blocks(plan, BlockModel(arguments.model), {"input_ids": tokens}, arguments.batch)
         seen = calibration.Calibration(scratch / "calibration")
         pruning.prune(arguments.model, scratch / "variant", plan, seen, decide)
 

@@ -121,7 +121,8 @@ def prune(arguments) -> None:
 
     folder = arguments.prune
     generator = torch.Generator().manual_seed(1)
-    samples = torch.randint(CONFIG["vocab_size"], (arguments.samples, arguments.length), generator=generator)
+    tokens = torch.randint(CONFIG["vocab_size"], (arguments.samples, arguments.length), generator=generator)
+    samples = {"input_ids": tokens}
     (folder / "calibration").mkdir()
     calibration.write(folder / "calibration", samples, {"source": "random tokens", "seed": 1, "propagate": "pruned"})
     plan = pruning.Plan(variants.parse(f"{arguments.method}-50"), "uniform", "blocks", "last", seed=0)

@@ -19,7 +19,8 @@ from flows.repro import Said, is_noise
 from flows.room import Room
 from flows.schedule import Schedule, follow, forks, remaining_seconds
 from flows.screen import Log, Screen, failures
-from prunelab import errors
+from prunelab import errors, tasks
+from prunelab.study import params
 
 CONTINUES = "what is finished is kept: `make study` continues"
 
@@ -41,16 +42,16 @@ def main(argv: list[str] | None = None) -> None:
     try:
         with workspace.alone():
             settings = workspace.choose(arguments.study)
-            _run_study(len(settings.seeds) > 1, arguments.workers)
+            _run_study(settings, arguments.workers)
     except KeyboardInterrupt:
         print(f"\nstopped; {CONTINUES}", file=sys.stderr)
         sys.exit(130)
 
 
-def _run_study(show_seeds: bool, workers: int | None) -> None:
+def _run_study(settings: params.Settings, workers: int | None) -> None:
     log, lanes = Log(), Lanes(own_session=True)
     try:
-        _run_stages(lanes, log, show_seeds, Room(workers))
+        _run_stages(lanes, log, settings, Room(workers))
         lanes.close()
     except Failed as failure:
         print(failure, file=sys.stderr)
@@ -65,8 +66,9 @@ def _run_study(show_seeds: bool, workers: int | None) -> None:
     print("MLflow: make ui")
 
 
-def _run_stages(lanes: Lanes, log: Log, show_seeds: bool, room: Room) -> None:
+def _run_stages(lanes: Lanes, log: Log, settings: params.Settings, room: Room) -> None:
     """Run what changed, and what always runs. Raises Failed after all that could run has run."""
+    show_seeds = len(settings.seeds) > 1
     began = time.monotonic()
     graph, changed = lanes.look(lambda names: _run_probes(lanes, log, names), lambda line: log.write("dvc", line))
     todo = changed | graph.last
@@ -79,7 +81,7 @@ def _run_stages(lanes: Lanes, log: Log, show_seeds: bool, room: Room) -> None:
     elif counts["unchanged"]:
         print(f"{counts['unchanged']} stages are unchanged, {len(todo)} to run", flush=True)
     plan = Schedule({name: graph.needs[name] & todo for name in graph.needs if name in todo}, room.workers, room.cores)
-    screen = Screen(len(todo), show_seeds)
+    screen = Screen(len(todo), show_seeds, tasks.headline(settings))
     try:
         reasons = _carry_out(plan, lanes, log, screen, room, counts)
     finally:

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from flows import told
 from flows.repro import Said
 from flows.schedule import clock
+from prunelab.tasks import Headline
 
 LOGS = Path(".prunelab/logs")
 KEPT_LOGS = 20
@@ -37,13 +38,14 @@ class Log:
 
 
 class Screen:
-    """The stages of one run. `total` of them are to run; whether the seed is shown hangs on the study having several.
+    """The stages of one run. `total` of them are to run; whether the seed is shown hangs on the study having several,
+    what is told of a model on its headline figure.
 
     The bar is on standard error, where that is a terminal; the lines are on standard output.
     """
 
-    def __init__(self, total: int, show_seeds: bool):
-        self._total, self._show_seeds = total, show_seeds
+    def __init__(self, total: int, show_seeds: bool, headline: Headline):
+        self._total, self._show_seeds, self._headline = total, show_seeds, headline
         self._finished, self._began = 0, time.monotonic()
         self._running: dict[str, str] = {}  # stage → the newest line that it printed
         self._left: tuple[float, float] | None = None  # seconds that were left, and when that was said
@@ -71,7 +73,7 @@ class Screen:
         if not succeeded:
             found = ["FAILED"]
         elif said.outcome == "ran":
-            found = told.facts(stage, list(said.last))
+            found = told.facts(stage, self._headline, list(said.last))
         else:
             found = ["restored from the cache" if said.outcome == "restored" else "unchanged"]
         taken = f"{seconds:.0f} s" if seconds < 100 else clock(seconds)

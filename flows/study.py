@@ -25,7 +25,8 @@ from flows.lanes import Lanes
 from flows.repro import Said, is_noise
 from flows.room import Room
 from flows.schedule import Schedule, clock, follow, forks, remaining_seconds
-from prunelab import errors
+from prunelab import errors, tasks
+from prunelab.study import params
 
 RESULTS = Path("report/results.csv")
 
@@ -73,7 +74,7 @@ def study(study: str | None = None, workers: int | None = None) -> None:
         process.allow()
         _lanes.append(Lanes(own_session=False))
         try:
-            ran = _run_stages(settings.study, len(settings.seeds) > 1, Room(workers))
+            ran = _run_stages(settings, Room(workers))
             _publish(settings.study)
             _lanes[-1].close()
         finally:
@@ -84,8 +85,9 @@ def study(study: str | None = None, workers: int | None = None) -> None:
     get_run_logger().info("study %s is complete (%s stages ran): report/index.html", settings.study, ran)
 
 
-def _run_stages(title: str, show_seeds: bool, room: Room) -> int:
+def _run_stages(settings: params.Settings, room: Room) -> int:
     """Run what changed, and what always runs; how many had changed. Raises StageFailed after all that could run has."""
+    title, show_seeds, headline = settings.study, len(settings.seeds) > 1, tasks.headline(settings)
     log, lanes = get_run_logger(), _lanes[-1]
     graph, changed = lanes.look(lambda names: [run_stage.submit(name).result() for name in names], log.info)
     todo = changed | graph.last
@@ -111,7 +113,7 @@ def _run_stages(title: str, show_seeds: bool, room: Room) -> int:
         plan.finished(name, succeeded)
         if succeeded:
             seconds[name] = outcome
-            words = " · ".join([told.name(name, show_seeds), *told.facts(name)])
+            words = " · ".join([told.name(name, show_seeds), *told.facts(name, headline)])
             log.info("[%d/%d] %s · %.0f s", len(plan.done), len(todo), words, outcome)
         else:
             failures[name] = str(outcome)

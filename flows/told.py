@@ -8,6 +8,8 @@ import json
 import re
 from pathlib import Path
 
+from prunelab.tasks import Headline
+
 WORDS = {  # kind of stage → what people call it, where the name of DVC's stage is no word
     "further": "make",
     "quality-further": "quality",
@@ -15,7 +17,7 @@ WORDS = {  # kind of stage → what people call it, where the name of DVC's stag
     "efficiency-dense": "efficiency dense",
 }
 
-LONGEST = 100  # of what the stages recommend and export say of the choice
+LONGEST = 100  # of a line that a stage says itself
 
 
 def name(stage: str, show_seed: bool) -> str:
@@ -31,14 +33,15 @@ def split(stage: str) -> tuple[str, str, str | None]:
     return (kind, match["variant"] or "", match["seed"]) if match else (kind, rest, None)
 
 
-def facts(stage: str, said: list[str] = (), root: Path = Path()) -> list[str]:
-    """What the finished `stage` found, a phrase each; `said`: the lines that it printed."""
+def facts(stage: str, headline: Headline, said: list[str] = (), root: Path = Path()) -> list[str]:
+    """What the finished `stage` found, a phrase each; headline: what the study's models are judged by; `said`: the
+    lines that it printed."""
     kind, variant, seed = split(stage)
     models, results = (root / folder / (seed or "") for folder in ("models", "results"))
     variant = variant or "dense"
     match kind:
         case "fetch":
-            return _text(_json(root / "data/fetched/text/manifest.json"))
+            return _text(_json(root / "data/fetched/text/manifest.json")) or _last(said)
         case "train":
             return _training(models / "dense")
         case "calibrate":
@@ -46,14 +49,18 @@ def facts(stage: str, said: list[str] = (), root: Path = Path()) -> list[str]:
         case "prune" | "further":
             return _pruning(_json(models / variant / "sparsity.json"))
         case "reference" | "quality" | "quality-further":
-            return _loss(_json(results / variant / "quality.json"))
+            return _quality(_json(results / variant / "quality.json"), headline)
         case "efficiency" | "efficiency-dense" | "efficiency-further":
             return _time(_json(results / variant / "efficiency.json"), variant)
         case "recommend" | "export":  # their last line is made for people
-            return [line if len(line) <= LONGEST else f"{line[:LONGEST]} …" for line in said[-1:]]
+            return _last(said)
         case "mirror":  # which may end in a link: whole
             return list(said[-1:])
     return []
+
+
+def _last(said: list[str]) -> list[str]:
+    return [line if len(line) <= LONGEST else f"{line[:LONGEST]} …" for line in said[-1:]]
 
 
 def _text(manifest: dict) -> list[str]:
@@ -88,13 +95,12 @@ def _pruning(record: dict) -> list[str]:
     return told
 
 
-def _loss(found: dict) -> list[str]:
-    loss, diff = found.get("loss"), found.get("loss_diff")
-    if loss is None:
+def _quality(found: dict, headline: Headline) -> list[str]:
+    value, diff = found.get(headline.column), found.get(headline.diff)
+    if value is None:
         return []
-    if not diff or loss == diff:
-        return [f"loss {loss:.3f}"]
-    return [f"loss {loss:.3f} ({100 * diff / (loss - diff):+.1f} %)"]
+    told = f"{headline.name} {value:{headline.brief}}"
+    return [told if not diff or value == diff else f"{told} ({100 * diff / (value - diff):+.1f} %)"]
 
 
 def _time(found: dict, variant: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Draw the calibration text, and see what it does inside the dense model as far as the study's methods ask for it.
+"""Draw the calibration samples, and see what they do inside the dense model as far as the study's methods ask for it.
 
     python -m stages.calibrate --dense models/s1/dense --data data/fetched --out models/s1/calibration
 
@@ -9,6 +9,7 @@ is then pruned block by block (`pruned`).
 import argparse
 from pathlib import Path
 
+from prunelab import tasks
 from prunelab.disk.files import whole_directory, write_json
 from prunelab.energy import energy
 from prunelab.errors import exit_cleanly
@@ -36,8 +37,9 @@ def main(argv: list[str] | None = None) -> None:
             # After the settings: a misspelt key must not wait for five seconds of imports.
             from prunelab.pruning import streaming
 
-            seed = settings.calibration_seed_of(arguments.seed)
-            facts = streaming.calibrate(settings, arguments.dense, arguments.data, partial, seed)
+            task, seed = tasks.of(settings.task), settings.calibration_seed_of(arguments.seed)
+            samples, about = task.samples(settings, arguments.dense, arguments.data, seed)
+            facts = streaming.calibrate(settings, arguments.dense, samples, about, partial, seed)
     print(
         f"{facts['samples']} x {facts['length_tokens']} tokens of the {facts['source']} text, seed {facts['seed']}, "
         f"hash {facts['hash'][:12]}; statistics of the dense model: {', '.join(facts['statistics']) or 'none'}"

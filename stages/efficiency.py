@@ -14,7 +14,7 @@ loaded, because its peak memory is read from this process.
 import argparse
 from pathlib import Path
 
-from prunelab import errors
+from prunelab import errors, tasks
 from prunelab.disk import files, places
 from prunelab.efficiency import device
 from prunelab.energy import energy
@@ -55,8 +55,15 @@ def run(arguments) -> None:
         from prunelab.efficiency.session import measure, stored_files
         from prunelab.models.tensors import hash_of, identity
 
+        task = tasks.of(settings.task)
         figures, rows = measure(
-            arguments.model, arguments.dense, settings.efficiency, settings.energy, settings.seed, session
+            arguments.model,
+            arguments.dense,
+            settings.efficiency,
+            settings.energy,
+            settings.seed,
+            session,
+            lambda tokens, batch: task.prompt(settings, arguments.dense, tokens, batch),
         )
     about = {"variant": arguments.variant, "device": machine["id"], "dense_sha256": identity(arguments.dense)}
     about["weights_sha256"] = hash_of(stored_files(arguments.model))

@@ -1,20 +1,19 @@
-"""Bring the study's text, and its pretrained model if it names one, onto this disk.
+"""Bring the study's data, and its pretrained model if it names one, onto this disk.
 
     python -m stages.fetch --out data/fetched
 
-Reads `fetch` of params.yaml. Writes, all or nothing:
+Reads `fetch` of params.yaml, and the section of the task if it has one. Writes, all or nothing:
 
-    text/         train.txt, validation.txt, test.txt, manifest.json
-    calibration/  text.txt, manifest.json                          (with fetch.calibration)
-    model/        a plain Hugging Face folder, manifest.json       (with fetch.model)
+    text/         train.txt, validation.txt, test.txt, manifest.json   (task: language; others: folders of their own)
+    calibration/  text.txt, manifest.json                              (with fetch.calibration)
+    model/        a plain Hugging Face folder, manifest.json           (with fetch.model)
 """
 
 import argparse
 from pathlib import Path
 
-from prunelab import errors
+from prunelab import errors, tasks
 from prunelab.checks import checks
-from prunelab.data import text
 from prunelab.disk import files, places
 from prunelab.energy import energy
 from prunelab.study import params
@@ -28,30 +27,22 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--energy", type=Path, help="JSON file that books what this stage itself used")
     arguments = parser.parse_args(argv)
     settings = params.load()
-    fetch = settings.fetch
-    wanted = [source for source in (fetch.text, fetch.calibration, fetch.model) if source is not None]
-    local = [Path(source.name).expanduser() for source in wanted if source.kind == "path"]
-    for source in (fetch.text, fetch.calibration):
-        require_apart(source, arguments.out)
+    task, sources = tasks.of(settings.task), settings.sources()
+    local = [Path(source.name).expanduser() for source in sources.values() if source.kind == "path"]
+    for part, source in sources.items():
+        if part != "model":  # whose files go by their names
+            require_apart(source, arguments.out)
     places.check_folder(arguments.out, *local)
     if arguments.energy:
         places.check_json(arguments.energy, "meter")
     checks.check(settings)  # a config that no model can be built with is told before anything is brought
     with energy.stage_meter("fetch", arguments.energy), files.whole_directory(arguments.out, *local) as out:
-        print(f"text: {fetch.text.kind} {fetch.text.name}", flush=True)
-        manifest = text.prepare(fetch.text, fetch.split, out / "text")
-        for part, entry in manifest["parts"].items():
-            same = f", the same as {entry['same_as']}" if entry["same_as"] else ""
-            print(f"  {part}: {entry['documents']} documents, {entry['characters']:,} characters{same}", flush=True)
-        if fetch.calibration is not None:
-            print(f"calibration: {fetch.calibration.kind} {fetch.calibration.name}", flush=True)
-            manifest = text.prepare_whole(fetch.calibration, out / "calibration")
-            print(f"  {manifest['documents']} documents, {manifest['characters']:,} characters", flush=True)
-        if fetch.model is not None:
+        task.prepare(settings, out)
+        if (wanted := settings.fetch.model) is not None:
             from prunelab.models import pretrained  # here, because a study that trains its own model needs none of it
 
-            print(f"model: {fetch.model.kind} {fetch.model.name}", flush=True)
-            manifest = pretrained.prepare(fetch.model, out / "model")
+            print(f"model: {wanted.kind} {wanted.name}", flush=True)
+            manifest = pretrained.prepare(wanted, out / "model", task.MODELS)
             print(f"  {manifest['model']}: {manifest['parameters_stored']:,} parameters", flush=True)
             require_another_precision(settings, manifest)
             for remark in (*manifest["remarks"], *unused(settings.train, manifest["model_type"])):
@@ -59,8 +50,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def require_apart(source, out: Path) -> None:
-    """Raises InputError for a local folder of texts that holds `out`: the next run would read this one's texts too."""
-    if source is None or source.kind != "path" or source.files is not None:  # who names files means these
+    """Raises InputError for a local folder of data that holds `out`: the next run would read this one's too."""
+    if source.kind != "path" or source.files is not None:  # who names files means these
         return
     place = Path(source.name).expanduser().resolve()
     if place.is_dir() and out.resolve().is_relative_to(place):

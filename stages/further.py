@@ -6,6 +6,7 @@
 
 import argparse
 
+from prunelab import tasks
 from prunelab.energy import energy
 from prunelab.errors import exit_cleanly
 from prunelab.making import given
@@ -17,7 +18,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("variant", help="its id, such as depth-25, wanda-50-recovered or dense-int4")
     given.add_options(parser)
     arguments = parser.parse_args(argv)
-    told = given.of_options(arguments)
+    told = given.of_options(arguments, tasks.of)
     variant = variants.parse(arguments.variant)
     long = told.takes_long(variant)
     with energy.stage_meter(f"further-{variant.id}", arguments.energy, long=long, country=told.settings.energy.country):

@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     places.check_shared(arguments.out)
     settings = params.load()
-    found = inputs.of_sources(settings.fetch)
+    found = inputs.of_sources(settings.sources())
     asked = inputs.of_questions(settings.quality.questions.names)
     elsewhere = inputs.of_devices(settings.deploy.devices)
     files.write_json(arguments.out / "sources.json", found)

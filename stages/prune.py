@@ -5,6 +5,7 @@ python -m stages.prune magnitude-50 --dense models/s1/dense --out models/s1/magn
 
 import argparse
 
+from prunelab import tasks
 from prunelab.disk.files import read_json
 from prunelab.energy import energy
 from prunelab.errors import InputError, exit_cleanly
@@ -17,7 +18,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("variant", help="<method>[-<allocation>]-<rate>, such as wanda-50")
     given.add_options(parser)
     arguments = parser.parse_args(argv)
-    told = given.of_options(arguments)
+    told = given.of_options(arguments, tasks.of)
     variant = variants.parse(arguments.variant)
     if variant.prunes != "mask" or variant.steps:
         raise InputError(

@@ -37,14 +37,14 @@ def of(study: results.Study) -> dict:
     """The recommendation of a study, with one for every other machine. Raises InputError for another's weights."""
     wanted = study.settings.deploy
 
-    def losses(row: dict):
-        return verdict.window_losses(study, row)
+    def values(row: dict):
+        return verdict.item_values(study, row)
 
-    found = recommendation.make(study.rows, wanted, losses, study.dense.get("device"))
+    found = recommendation.make(study.rows, study.headline, wanted, values, study.dense.get("device"))
     for device, folder in wanted.devices.items():
         rows = results.elsewhere(study, folder).rows
-        there = figures.candidates(rows)
-        found["devices"][device] = recommendation.of_machine(there, wanted, losses, rows[0].get("device"))
+        there = figures.candidates(rows, study.headline)
+        found["devices"][device] = recommendation.of_machine(there, wanted, values, rows[0].get("device"))
     return found
 
 

@@ -9,7 +9,7 @@ from the stage recommend.
 import argparse
 from pathlib import Path
 
-from prunelab import errors
+from prunelab import errors, tasks
 from prunelab.deploy import recommendation
 from prunelab.disk import files, places
 from prunelab.report import results
@@ -45,22 +45,23 @@ def write(study: results.Study, advice: dict, out: Path) -> None:
 
     found = verdict.groups(study)
     drawn = page.pictures(study, found)
-    html = page.render(study, found, drawn, advice)
+    html = page.render(study, found, drawn, advice, tasks.of(study.settings.task).sections(study, study.rows))
     with files.whole_directory(out / "plots") as folder:
         plots.write(folder, study, found, drawn, page.curve_tables(study), page.trajectory_paths(study))
     results.write_csv([row | advice["rivals"][row["variant"]] for row in study.rows], out / "results.csv")
-    files.write_json(out / "metrics.json", metrics(study.rows))
+    files.write_json(out / "metrics.json", metrics(study))
     with files.whole_file(out / "index.html") as partial:
         partial.write_text(html, encoding="utf-8")
 
 
-def metrics(rows: list[dict]) -> dict:
+def metrics(study: results.Study) -> dict:
     """The few numbers for `dvc metrics diff`, by variant; of a study of several seeds by variant and tag.
 
     A time stands once, at the row that was timed.
     """
+    column, rows = study.headline.column, study.rows
     names = {
-        "loss": "loss",
+        column: column,
         "sparsity": "sparsity_pruned",
         "packed_bytes": "packed_bytes",
         "decode_ratio": "decode_ratio",

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from prunelab import tasks
 from prunelab.checks import checks
 from prunelab.disk import places
 from prunelab.disk.files import whole_directory
@@ -23,14 +24,15 @@ def main(argv: list[str] | None = None) -> None:
     places.check_folder(arguments.out, arguments.data)
     if arguments.energy:
         places.check_json(arguments.energy, "meter")
-    checks.check_training(settings)  # again: train may have changed since the text was fetched
+    checks.check_training(settings)  # again: train may have changed since the data was fetched
     long = settings.train.epochs > 0
     with energy.stage_meter("train", arguments.energy, long=long, country=settings.energy.country):
         # After the settings: a misspelt key must not wait for five seconds of imports.
         from prunelab.training import training
 
         with whole_directory(arguments.out, arguments.data) as partial:
-            training.run(settings, arguments.data, partial, settings.seed_of(arguments.seed))
+            task = tasks.of(settings.task)
+            training.run(settings, task, arguments.data, partial, settings.seed_of(arguments.seed))
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
-"""A causal LM on disk, one decoder block in memory at a time.
+"""A model on disk, one decoder block in memory at a time.
 
-The model is built without weights. Embeddings and final norm are loaded once to compute what the first block sees; the
-blocks are passed over meanwhile, which tells what each is called with (masks, positions, ...). From then on a block
-can be loaded, run on stored hidden states and let go, whatever the model's size. Nothing here knows an architecture by
-name.
+The model is built without weights. Embeddings, final norm and what else is outside its blocks (a vision tower) are
+loaded once to compute what the first block sees; the blocks are passed over meanwhile, which tells what each is called
+with for every batch (masks, positions, ...). From then on a block can be loaded, run on stored hidden states and let
+go, whatever the model's size. Nothing here knows an architecture by name.
 
     model = BlockModel("models/s1/dense")
-    states = model.enter(tokens, batch=4)          # what the first block sees
+    states = model.enter({"input_ids": tokens}, batch=4)          # what the first block sees
     for index in range(len(model.blocks)):
         with model.loaded(index):
             for number in range(len(states)):
-                states[number] = model.run(index, states[number])
+                states[number] = model.run(index, states[number], number)
 """
 
 import contextlib
@@ -24,14 +24,19 @@ import torch
 from accelerate import init_empty_weights
 from torch import nn
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM
 
 from prunelab.calibration.hidden import HiddenStates
+from prunelab.calibration.samples import Samples, inputs, own_tokens, split
 from prunelab.errors import InputError
 from prunelab.models import loading, models, workers
+from prunelab.models.composites import LANGUAGE
 from prunelab.models.tensors import Tensors
 
 LARGE_BYTES = 2_000_000_000  # from here on memory counts for more than the few percent of time that saving it costs
+
+
+class _Ended(Exception):
+    """All that a batch can tell has been seen."""
 
 
 class BlockModel:
@@ -41,12 +46,13 @@ class BlockModel:
         weights: folder whose safetensors are read, where it is not `path` itself (the best checkpoint, say).
         precision: of the forward passes: `fp32`, `bf16`, or `auto`: bf16 where this machine computes it natively.
         device: None takes the GPU when there is one.
+        tower: whose blocks, of a model that sees pictures: `language` or `vision`.
 
     Raises InputError when the folder holds no model, a file is cut off or corrupt, no decoder blocks are found, or
     their tensors are not in the files.
     """
 
-    def __init__(self, path, weights=None, precision: str = "auto", device=None):
+    def __init__(self, path, weights=None, precision: str = "auto", device=None, tower: str = LANGUAGE):
         path, self.weights = Path(path), Path(weights or path)
         self.config = loading.config_of(path)
         tensors = Tensors(self.weights)
@@ -57,9 +63,10 @@ class BlockModel:
         self.dtype = torch.bfloat16 if bf16 else torch.float32
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         with init_empty_weights(include_buffers=False):
-            self.model = AutoModelForCausalLM.from_config(self.config, dtype=self.dtype)
+            self.model = loading.of_config(self.config, dtype=self.dtype)
         self.model.eval().requires_grad_(False)
-        self.stack, self.blocks = models.decoder_blocks(self.model)
+        self.stack, self.blocks = models.decoder_blocks(self.model, tower)
+        self.pruned: dict[str, torch.Tensor] = {}  # weights that are taken in place of the files', by their names
         # Buffers that no file holds (rotary frequencies) are real already; only their place may be wrong.
         for module in self.model.modules():
             for leaf, buffer in module.named_buffers(recurse=False):
@@ -67,7 +74,11 @@ class BlockModel:
         names = list(self.model.state_dict())
         head = self.model.get_output_embeddings()
         self._head = [name for name in names if head is not None and self._owner(name)[0] is head]
-        self._outside = [n for n in names if not n.startswith(f"{self.stack}.") and n not in self._head]
+        # Behind a vision tower's blocks nothing is run, so the language model's are not needed.
+        self._ends_early = tower != LANGUAGE
+        later = [self.stack] + ([models.decoder_blocks(self.model)[0]] if self._ends_early else [])
+        inside = tuple(f"{stack}." for stack in later)
+        self._outside = [name for name in names if not name.startswith(inside) and name not in self._head]
         self._of_block = [
             [name for name in names if name.startswith(f"{self.stack}.{index}.")] for index in range(len(self.blocks))
         ]
@@ -76,7 +87,8 @@ class BlockModel:
                 f"{self.weights}: {len(missing)} tensors of {type(self.model).__name__} are not in its safetensors, "
                 f"such as {missing[0]}; blocks are read one by one from what the stage train wrote (dvc repro train)"
             )
-        self._calls: dict[int, list[tuple | None]] = {}  # batch size → (args, kwargs) of every block
+        self._calls: list[list[tuple | None]] = []  # of every batch: (args, kwargs) of every block
+        self._own: list[torch.Tensor | None] = []  # of every batch: which places are no filling; None: all
         self._extra: int | None = None  # how many values a block returns behind the hidden states; None: no tuple
 
     def _owner(self, name: str) -> tuple[nn.Module, str]:
@@ -91,7 +103,7 @@ class BlockModel:
             if name not in tensors:
                 continue  # a buffer that is computed, or a head that is tied
             module, leaf = self._owner(name)
-            old, new = getattr(module, leaf), tensors[name]
+            old, new = getattr(module, leaf), self.pruned[name] if name in self.pruned else tensors[name]
             if new.shape != old.shape:
                 raise InputError(
                     f"{self.weights}: {name} has shape {list(new.shape)}, its config says {list(old.shape)}; "
@@ -145,35 +157,47 @@ class BlockModel:
         }
 
     @torch.no_grad()
-    def enter(self, tokens: torch.Tensor, batch: int, folder=None) -> HiddenStates:
-        """What the first block sees for `tokens` (samples, length) int64, in batches of `batch` samples.
+    def enter(self, samples: Samples, batch: int, folder=None) -> HiddenStates:
+        """What the first block sees of `samples`, in batches of `batch` samples.
 
-        The hidden states live in memory, or in a file in `folder`.
+        The hidden states live in memory, or in a file in `folder`. Raises InputError for a model that does more between
+        its blocks than to hand hidden states on.
         """
-        states = HiddenStates(folder)
-        base = self.model.base_model
-
-        def first_block(hidden, args, kwargs):
-            if not len(states):
-                out = type(self.blocks[0]).forward(self.blocks[0], hidden, *args, **kwargs)
-                self._extra = len(out) - 1 if isinstance(out, tuple) else None
-            states.append(hidden)
-            return hidden
+        states, batches = HiddenStates(folder), split(samples, batch)
+        base, handed_on = self.model.base_model, None
+        self._calls, self._own = [], [own_tokens(part) for part in batches]
 
         def record(index, hidden, args, kwargs):
-            calls = self._calls.setdefault(len(hidden), [None] * len(self.blocks))
-            if calls[index] is None:
-                calls[index] = (args, kwargs)
-            elif not _equal(calls[index], (args, kwargs)):
+            nonlocal handed_on
+            if self._calls[-1][index] is not None:
                 raise InputError(
-                    f"{type(self.model).__name__}: what block {index} is called with depends on the text; only blocks "
-                    "whose other arguments (masks, positions) are the same for every text can be run one at a time"
+                    f"{type(self.model).__name__}: it runs block {index} more than once for a text, so its blocks "
+                    "cannot be run one at a time; take methods that look at no calibration text"
                 )
-            return first_block(hidden, args, kwargs) if index == 0 else hidden
+            # Most models call a block with the same for every text: then it is held once.
+            known = self._calls[0][index] if len(self._calls) > 1 else None
+            self._calls[-1][index] = known if known and _equal(known, (args, kwargs)) else (args, kwargs)
+            if index == 0:
+                if not len(states):
+                    out = type(self.blocks[0]).forward(self.blocks[0], hidden, *args, **kwargs)
+                    self._extra = len(out) - 1 if isinstance(out, tuple) else None
+                states.append(hidden)
+                handed_on = hidden
+            elif not _equal(hidden, handed_on):
+                raise InputError(
+                    f"{type(self.model).__name__}: it changes the hidden states between blocks {index - 1} and {index} "
+                    "(as DeepStack adds a picture's features there), so its blocks cannot be run one at a time; take "
+                    "methods that look at no calibration text"
+                )
+            if self._ends_early and index + 1 == len(self.blocks):
+                raise _Ended
+            return hidden
 
         with self.outside(head=base is self.model), self.loaded(0), self.passed_over(record):
-            for part in tokens.split(batch):
-                base(input_ids=part.to(self.device), use_cache=False)
+            for part in batches:
+                self._calls.append([None] * len(self.blocks))
+                with contextlib.suppress(_Ended):
+                    base(**inputs(part, self.device, self.dtype), use_cache=False)
         return states
 
     @contextlib.contextmanager
@@ -192,11 +216,16 @@ class BlockModel:
             for block in self.blocks:
                 del block.forward
 
-    def run(self, index: int, hidden: torch.Tensor) -> torch.Tensor:
-        """The output of the loaded block `index` for one batch of hidden states, on the device."""
-        args, kwargs = self._calls[len(hidden)][index]
+    def run(self, index: int, hidden: torch.Tensor, number: int) -> torch.Tensor:
+        """The output of the loaded block `index` for the hidden states of batch `number`, on the device."""
+        args, kwargs = self._calls[number][index]
         out = self.blocks[index](hidden.to(self.device), *args, **kwargs)
         return out if self._extra is None else out[0]
+
+    def own_tokens(self, number: int) -> torch.Tensor | None:
+        """(samples, length) bool: which places of batch `number` are tokens of its samples; None where all are."""
+        own = self._own[number]
+        return None if own is None else own.to(self.device)
 
 
 def workers_for(model: BlockModel, states: HiddenStates) -> int:
@@ -209,8 +238,8 @@ def run(model: BlockModel, index: int, states: HiddenStates, observer=None, keep
 
     def work(worker: int, numbers) -> None:
         for number in numbers:
-            with observer.batch(worker) if observer else contextlib.nullcontext():
-                out = model.run(index, states[number])
+            with observer.batch(worker, model.own_tokens(number)) if observer else contextlib.nullcontext():
+                out = model.run(index, states[number], number)
             if keep:
                 states[number] = out
 
@@ -237,10 +266,12 @@ def _give_freed_memory_back() -> None:
 
 def _equal(one, other) -> bool:
     """Whether two nests of arguments hold the same values."""
+    if one is other:
+        return True
     if isinstance(one, torch.Tensor):
         return isinstance(other, torch.Tensor) and one.shape == other.shape and bool((one == other).all())
     if isinstance(one, (tuple, list)):
         return len(one) == len(other) and all(map(_equal, one, other))
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
-    return one is other or one == other
+    return one == other

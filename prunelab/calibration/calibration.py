@@ -1,8 +1,8 @@
-"""Calibration: which text a model is shown before it is pruned, and what was seen of its activations.
+"""Calibration: what a model is shown before it is pruned, and what was seen of its activations.
 
-The samples are seeded crops of one text, tokenised once (the field takes 128 x 2048 tokens). What a calibration run
-leaves behind is a folder: `calibration.json` (source, seed, hash), `samples.safetensors`, and, as far as they were
-asked for, statistics of the dense model that serve every method and rate:
+The samples come from the study's task (samples.py). What a calibration run leaves behind is a folder:
+`calibration.json` (source, seed, hash), `samples.safetensors`, and, as far as they were asked for, statistics of the
+dense model that serve every method and rate:
 
     norms.safetensors   <weight>: (in,) fp32, the squared column norm of the layer's inputs, mean over samples
     gradients-*         <weight>: the weight's shape, fp32, sum over samples of |W·dL/dW|
@@ -12,13 +12,13 @@ asked for, statistics of the dense model that serve every method and rate:
 Reading it needs no transformers.
 """
 
-import hashlib
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from prunelab.disk.files import read_json, read_text, write_json
+from prunelab.calibration.samples import Samples, digest
+from prunelab.disk.files import read_json, write_json
 from prunelab.errors import InputError
 from prunelab.models.tensors import Tensors, identity
 from prunelab.recipes.methods import METHODS, allocation_of
@@ -29,43 +29,11 @@ NORMS = "norms.safetensors"
 LEADERS = "hessians.json"
 
 
-def text_of(data) -> tuple[str, str]:
-    """The text that models are calibrated on, of what the stage fetch left in `data`, and its name.
-
-    `calibration` where the study fetches a text for that, else `train`: never what quality is measured on.
-    """
-    own, train = Path(data) / "calibration" / "text.txt", Path(data) / "text" / "train.txt"
-    path, name = (own, "calibration") if own.exists() else (train, "train")
-    if not path.exists():
-        raise InputError(f"{path}: no such file; run the stage fetch")
-    return read_text(path), name
-
-
-def draw(tokens: torch.Tensor, samples: int, length: int, seed: int) -> torch.Tensor:
-    """`samples` crops of `length` tokens from `tokens` (n,), from distinct seeded places: (samples, length) int64.
-
-    Raises InputError when the text holds fewer tokens than are asked for.
-    """
-    if len(tokens) < samples * length or len(tokens) < length + samples - 1:
-        raise InputError(
-            f"calibrate.samples x calibrate.length: {samples} x {length} = {samples * length} tokens are asked for, "
-            f"the calibration text has {len(tokens)}; lower one of them, or give it more text"
-        )
-    generator = torch.Generator().manual_seed(seed)
-    starts = torch.randperm(len(tokens) - length + 1, generator=generator)[:samples]
-    return torch.stack([tokens[start : start + length] for start in starts.tolist()]).long()
-
-
-def digest(samples: torch.Tensor) -> str:
-    """Hex sha256 of the samples' token ids, as rows of little-endian int32."""
-    return hashlib.sha256(samples.to(torch.int32).numpy().astype("<i4").tobytes()).hexdigest()
-
-
-def write(folder, samples: torch.Tensor, facts: dict) -> dict:
-    """Write `samples` (samples, length) and what must be said about them; returns that, their hash included."""
-    count, length = samples.shape
+def write(folder, samples: Samples, facts: dict) -> dict:
+    """Write `samples` and what must be said about them; returns that, their hash included."""
+    count, length = samples["input_ids"].shape
     facts = {"hash": digest(samples), "samples": count, "length_tokens": length, **facts}
-    save_file({"tokens": samples.to(torch.int32)}, Path(folder) / SAMPLES)
+    save_file({name: tensor.contiguous() for name, tensor in samples.items()}, Path(folder) / SAMPLES)
     write_json(Path(folder) / FACTS, facts)
     return facts
 
@@ -106,11 +74,11 @@ class Calibration:
                     "calibrate again (dvc repro calibrate)"
                 )
 
-    def samples(self) -> torch.Tensor:
-        """(samples, length) int64 token ids."""
+    def samples(self) -> Samples:
+        """What the model was shown."""
         if not (self.folder / SAMPLES).exists():
             raise InputError(f"{self.folder}: holds no samples; fill in calibrate in params.yaml (dvc repro)")
-        return load_file(self.folder / SAMPLES)["tokens"].long()
+        return load_file(self.folder / SAMPLES)
 
     def statistic(self, name: str, kind: str) -> torch.Tensor:
         """What a score of this `kind` (methods.Method.needs: `norms` or `gradients`) looks at."""

@@ -12,15 +12,16 @@ from safetensors.torch import save_file
 
 from prunelab.calibration.blocks import BlockModel, progress, run, workers_for
 from prunelab.calibration.hidden import HiddenStates
+from prunelab.calibration.samples import Samples, split, with_labels
 from prunelab.errors import InputError
 from prunelab.models import workers
 
 
-def write(model: BlockModel, names: set[str], samples: torch.Tensor, out, disk=None) -> None:
+def write(model: BlockModel, names: set[str], samples: Samples, out, disk=None) -> None:
     """Write `gradients-*.safetensors` into `out`: for each of the weights `names` Σ over samples of |W·∂L/∂W|, fp32.
 
-    L is the mean loss of one sample's tokens; samples (samples, length) int64 run one at a time, so that the sum does
-    not depend on how they are batched. `disk`: folder for the hidden states; None keeps them in memory.
+    L is the mean loss of one sample's tokens, of its labels where it has some; samples run one at a time, so that the
+    sum does not depend on how they are batched. `disk`: folder for the hidden states; None keeps them in memory.
     Raises InputError when a gradient is not finite.
     """
     before = _forward(model, samples, disk)
@@ -48,7 +49,7 @@ def _of_block(model: BlockModel, index: int, weights: dict, states: HiddenStates
         for number in numbers:
             hidden = states[number].to(model.device).requires_grad_(True)
             found = torch.autograd.grad(
-                model.run(index, hidden),
+                model.run(index, hidden, number),
                 [hidden, *weights.values()],
                 gradients[number].to(model.device),
                 allow_unused=True,
@@ -68,12 +69,12 @@ def _of_block(model: BlockModel, index: int, weights: dict, states: HiddenStates
 
 
 @torch.no_grad()
-def _forward(model: BlockModel, samples: torch.Tensor, disk) -> list[HiddenStates]:
+def _forward(model: BlockModel, samples: Samples, disk) -> list[HiddenStates]:
     """The hidden states before every block, and behind the last one, a sample a batch."""
     before = [model.enter(samples, 1, disk)]
     for index in progress(model, "running"):
         after = HiddenStates(disk)
-        for number in range(len(samples)):
+        for number in range(len(before[-1])):
             after.append(before[-1][number])
         with model.loaded(index):
             run(model, index, after)
@@ -81,19 +82,18 @@ def _forward(model: BlockModel, samples: torch.Tensor, disk) -> list[HiddenState
     return before
 
 
-def _of_loss(model: BlockModel, samples: torch.Tensor, last: HiddenStates, disk) -> HiddenStates:
+def _of_loss(model: BlockModel, samples: Samples, last: HiddenStates, disk) -> HiddenStates:
     """∂L/∂h of the hidden states `last` behind the last block, a sample a batch."""
     gradients = HiddenStates(disk)
     with model.outside(head=True):
-        for number, sample in enumerate(samples):
+        for number, sample in enumerate(split(samples, 1)):
             hidden = last[number].to(model.device).requires_grad_(True)
 
             def stand_in(index, passing, args, kwargs, hidden=hidden):
                 return hidden if index == len(model.blocks) - 1 else passing
 
-            tokens = sample[None].to(model.device)
             with model.passed_over(stand_in):
-                loss = model.model(input_ids=tokens, labels=tokens, use_cache=False).loss
+                loss = model.model(**with_labels(sample, model.device, model.dtype), use_cache=False).loss
             gradients.append(torch.autograd.grad(loss, hidden)[0])
     last.close()
     return gradients

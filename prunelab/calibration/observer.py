@@ -55,6 +55,14 @@ class InputSums:
         return (upper + upper.triu(1).T) * (2 / self.tokens)
 
 
+def counted(inputs: torch.Tensor, own: torch.Tensor | None) -> torch.Tensor:
+    """The `inputs` (samples, length, in) of a layer at the places `own` (samples, length): (tokens, in).
+
+    All of them where `own` is None, and where they are not laid out by place, as an expert's are.
+    """
+    return inputs if own is None or inputs.shape[:-1] != own.shape else inputs[own]
+
+
 class Observer:
     """Watches linear layers, given by the names of their weights, while `workers` run batches; end it with `close`."""
 
@@ -68,13 +76,13 @@ class Observer:
         ]
 
     @contextlib.contextmanager
-    def batch(self, worker: int):
-        """Enclose the run of one batch by `worker`."""
-        self._running.sums, self._running.inputs = self._sums[worker], []
+    def batch(self, worker: int, own: torch.Tensor | None = None):
+        """Enclose the run of one batch by `worker`; `own` (samples, length) bool: which places count, None: all."""
+        self._running.sums, self._running.inputs, self._running.own = self._sums[worker], [], own
         try:
             yield
         finally:
-            del self._running.sums, self._running.inputs
+            del self._running.sums, self._running.inputs, self._running.own
 
     def _see(self, name: str, module, args) -> None:
         (inputs,) = args
@@ -84,7 +92,7 @@ class Observer:
             self._running.inputs.append((inputs, name))
             if name not in self._running.sums:
                 self._running.sums[name] = InputSums(inputs.shape[-1], inputs.device, self._hessian)
-            self._running.sums[name].add(inputs)
+            self._running.sums[name].add(counted(inputs, self._running.own))
         if self._leaders.setdefault(name, leader) != leader:
             raise InputError(
                 f"{name}: shares its inputs with {self._leaders[name]} in one batch and with {leader} in another; "

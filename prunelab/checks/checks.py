@@ -11,6 +11,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
+from prunelab import tasks
 from prunelab.disk.files import write_json
 from prunelab.errors import InputError
 from prunelab.study import params
@@ -31,11 +32,13 @@ def check(settings: params.Settings) -> None:
 
     Takes seconds, because that model is built and run. Raises InputError that names the setting.
     """
+    tasks.of(settings.task).check(settings)
     steps = {step for variant in settings.variants() for step in variant.steps}
     lora = "recovered" in steps and settings.recover.parameters == "lora"
     needed = {
         "quality.questions": ("tasks", settings.quality.questions.names),
         "recover.parameters: lora": ("recovery", lora),
+        "train.parameters: lora": ("recovery", settings.train.epochs and settings.train.parameters == "lora"),
         "export.onnx: true": ("onnx", settings.export.onnx),
     }
     for key, (extra, wanted) in needed.items():
@@ -58,6 +61,7 @@ def check(settings: params.Settings) -> None:
 
 def check_training(settings: params.Settings) -> None:
     """Build and run the model that is trained here, whatever else the study asks of it. Raises InputError."""
+    tasks.of(settings.task).check(settings)
     if settings.train.start == "random":
         from prunelab.checks import trial  # as above
 

@@ -129,6 +129,28 @@ def inspect(folder: Path, as_json: bool) -> None:
 
 
 @prunelab.command()
+@click.argument("model", type=FOLDER)
+@click.argument("picture", type=FOLDER)
+@click.option("--text", "texts", metavar="COLUMN=VALUE", multiple=True, help="A column of the prompt; once for each.")
+def predict(model: Path, picture: Path, texts: tuple[str, ...]) -> None:
+    """Say what the thing on a PICTURE costs.
+
+    MODEL: the folder of a model that a study of prices left, dense or any variant of it. PICTURE: a file.
+    """
+    from prunelab.tasks.price import predicting
+
+    columns = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise InputError(f"--text: expected COLUMN=VALUE, found {text!r}")
+        if name in columns:
+            raise InputError(f"--text: {name} is given twice; say it once")
+        columns[name] = value
+    click.echo(predicting.predict(model, picture, columns).text)
+
+
+@prunelab.command()
 @click.argument("variant", type=FOLDER)
 @click.argument("out", type=FOLDER)
 def export(variant: Path, out: Path) -> None:

@@ -17,10 +17,10 @@ from prunelab.errors import InputError
 MEMORY = Path(".prunelab/hashes.json")  # of files that did not change since: a model of 14 GB takes half a minute
 
 
-def of_sources(fetch) -> dict[str, str | None]:
-    """The hash of what `fetch` (a section of the settings) takes from this disk for each of its parts; None: nothing.
+def of_sources(wanted: dict) -> dict[str, str | None]:
+    """The hash of what is taken from this disk for each of the sources `wanted` (Settings.sources); None: nothing.
 
-    Raises InputError where it names something that is not there.
+    Raises InputError where one names something that is not there.
     """
     patterns = {
         "text": documents.DEFAULT_FILES,
@@ -28,7 +28,8 @@ def of_sources(fetch) -> dict[str, str | None]:
         "model": (*sources.MODEL_FILES, *sources.PICKLED_FILES),
     }
     with _remembered() as sha256_of:
-        return {part: _of_source(getattr(fetch, part), default, sha256_of) for part, default in patterns.items()}
+        known = {part: _of_source(source, patterns.get(part), sha256_of) for part, source in wanted.items()}
+    return dict.fromkeys(patterns) | known
 
 
 def of_questions(names: list[str]) -> dict[str, str]:
@@ -58,13 +59,14 @@ def of_devices(devices: dict[str, str]) -> dict[str, str]:
         return found
 
 
-def _of_source(source, default: tuple[str, ...], sha256_of: Callable) -> str | None:
+def _of_source(source, default: tuple[str, ...] | None, sha256_of: Callable) -> str | None:
     if source is None or source.kind != "path":
         return None
     place = sources.local(source.name)
     if place.is_file():
         return sha256_of(place)
-    chosen = archives.choose(place, sources.patterns(source, default), source.name)
+    # Without a default the source is a table that names other files: whatever lies there counts.
+    chosen = archives.choose(place, sources.patterns(source, default) if default else ("**/*",), source.name)
     return archives.hash_listing(place, chosen, sha256_of)
 
 

@@ -125,12 +125,20 @@ def _wheel(source, scratch: Path) -> Path:
 
 
 def _url(source, scratch: Path) -> Path:
+    return download(source.name, scratch)
+
+
+def download(url: str, scratch: Path, quiet: bool = False) -> Path:
+    """The file behind an address, in the folder `scratch`. quiet: without progress on a terminal.
+
+    Raises InputError where nothing comes, after TRIES tries where asking again may help.
+    """
     try:
-        address = urllib.parse.urlsplit(source.name)
+        address = urllib.parse.urlsplit(url)
     except ValueError as error:
-        raise InputError(f"{source.name}: expected an http:// or https:// address, found: {error}") from None
+        raise InputError(f"{url}: expected an http:// or https:// address, found: {error}") from None
     if address.scheme not in ("http", "https") or not address.netloc:
-        raise InputError(f"{source.name}: expected an http:// or https:// address; for a file on this disk: kind: path")
+        raise InputError(f"{url}: expected an http:// or https:// address; for a file on this disk: kind: path")
     target = scratch / (Path(urllib.parse.unquote(address.path)).name.strip(".") or "download")
     scratch.mkdir(parents=True, exist_ok=True)
     reason = None
@@ -138,26 +146,24 @@ def _url(source, scratch: Path) -> Path:
         if attempt:
             time.sleep(attempt)
         try:
-            _stream(source.name, target)
+            _stream(url, target, quiet)
             return target
         except urllib.error.HTTPError as error:
             reason = f"the server's answer {error.code} {error.reason}"
             if error.code < 500 and error.code != 429:  # asking again changes nothing
-                raise InputError(f"{source.name}: expected a file, found {reason}; check the address") from None
+                raise InputError(f"{url}: expected a file, found {reason}; check the address") from None
         except (urllib.error.URLError, ConnectionError, TimeoutError, ssl.SSLError, http.client.HTTPException) as error:
             reason = str(getattr(error, "reason", error)) or type(error).__name__
         except UnicodeError:
             raise InputError(
-                f"{source.name}: expected an address in ASCII; write other characters as %.. (a browser copies it so)"
+                f"{url}: expected an address in ASCII; write other characters as %.. (a browser copies it so)"
             ) from None
         except OSError as error:  # a full disk
-            raise InputError(f"{source.name}: cannot be stored in {scratch}: {error.strerror}") from None
-    raise InputError(
-        f"{source.name}: expected a file, found {reason} ({TRIES} tries); check the network and the address"
-    )
+            raise InputError(f"{url}: cannot be stored in {scratch}: {error.strerror}") from None
+    raise InputError(f"{url}: expected a file, found {reason} ({TRIES} tries); check the network and the address")
 
 
-def _stream(url: str, target: Path) -> None:
+def _stream(url: str, target: Path, quiet: bool) -> None:
     """Download one URL, with progress on a terminal. Raises ConnectionError when fewer bytes come than promised."""
     from tqdm import tqdm
 
@@ -166,7 +172,7 @@ def _stream(url: str, target: Path) -> None:
         promised = answer.headers.get("Content-Length")
         total = int(promised) if promised and promised.isdigit() else None
         received = 0
-        with tqdm(total=total, unit="B", unit_scale=True, desc=target.name, disable=None) as progress:
+        with tqdm(total=total, unit="B", unit_scale=True, desc=target.name, disable=quiet or None) as progress:
             while chunk := answer.read(1 << 20):
                 file.write(chunk)
                 received += len(chunk)

@@ -15,15 +15,16 @@ from typing import NamedTuple
 
 from prunelab.disk.files import read_json, sha256_file, whole_directory, write_json
 from prunelab.errors import InputError
-from prunelab.models import checkpoint, models, packed
+from prunelab.models import checkpoint, composites, models, packed
 from prunelab.models.tensors import WEIGHTS
 from prunelab.quantised import files as quantised
 from prunelab.report import results
 
 FACTS = "delivery.json"
 NO_ONNX = "the exporter knows no operator for weights in int8 or int4 as they are held here"
+NO_PICTURES = "the exporter takes models that read text alone"
 LEGAL = ("LICENSE*", "LICENCE*", "COPYING*", "NOTICE*")  # files that a licence may ask to be passed on
-MEASURED = (  # column of the results, what the card calls it, format
+MEASURED = (  # behind the headline figure: column of the results, what the card calls it, format
     ("loss", "loss, nats a token", ".4f"),
     ("perplexity", "perplexity", ".3f"),
     ("bits_per_byte", "bits a byte", ".4f"),
@@ -67,14 +68,15 @@ def deliver(study: results.Study, choice: Choice, out, onnx: bool) -> dict:
         for path in (path for pattern in LEGAL for path in (study.models / study.dense["path"]).glob(pattern)):
             shutil.copyfile(path, partial / path.name)
         context = _bound_lengths(partial)
-        apart = _write_onnx(partial) if onnx and not whole else None
+        left_out = NO_ONNX if whole else NO_PICTURES if _sees_pictures(partial) else None
+        apart = _write_onnx(partial) if onnx and left_out is None else None
         facts = {
             "variant": choice.variant,
             "why": choice.why,
             "model_sha256": sha256_file(partial / "model.safetensors"),
             "context_tokens": context,
             "onnx_logits_from_torch": apart,
-            "onnx_left_out": NO_ONNX if onnx and whole else None,
+            "onnx_left_out": left_out if onnx else None,
         }
         write_json(partial / FACTS, facts)
         (partial / "README.md").write_text(card(study, choice, facts), encoding="utf-8")
@@ -136,19 +138,23 @@ def card(study: results.Study, choice: Choice, facts: dict) -> str:
     row, dense = _first_seed(study, choice.variant), study.dense
     made = study.files[row["path"]].get("sparsity")
     # Only figures that somebody measured: a row of unknowns is no information.
+    headline = study.headline
+    measured = {headline.column: (f"{headline.name}, {headline.unit}", headline.form)}
+    measured |= {key: (title, form) for key, title, form in MEASURED if key not in measured}
     lines = [
         f"| {title} | {_cell(dense[key], form)} | {_cell(row[key], form)} |"
-        for key, title, form in MEASURED
+        for key, (title, form) in measured.items()
         if row.get(key) is not None
     ]
-    known = _fetched(study)
+    known, pictures = _fetched(study), _sees_pictures(study.models / row["path"])
+    model, reader = ("ImageTextToText", "processor") if pictures else ("CausalLM", "tokenizer")
     parts = [
-        _front_matter(known),
+        _front_matter(known, "image-text-to-text" if pictures else "text-generation"),
         f"# {choice.variant} of study {study.settings.study}",
         _what(row, made) + f" Chosen as {choice.why}." if choice.variant != "dense" else f"Not pruned: {choice.why}.",
-        f"```python\n{_quantiser(study, row)}from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        'model = AutoModelForCausalLM.from_pretrained("this folder")\n'
-        'tokenizer = AutoTokenizer.from_pretrained("this folder")\n```',
+        f"```python\n{_quantiser(study, row)}from transformers import AutoModelFor{model}, Auto{reader.title()}\n\n"
+        f'model = AutoModelFor{model}.from_pretrained("this folder")\n'
+        f'{reader} = Auto{reader.title()}.from_pretrained("this folder")\n```',
         *_context(facts.get("context_tokens")),
         "## Measured",
         "\n".join(["| | dense | this model |", "|---|---:|---:|", *lines]),
@@ -174,9 +180,14 @@ def _quantiser(study: results.Study, row: dict) -> str:
     return "import prunelab.hf  # knows how its weights are stored\n" if quantised else ""
 
 
-def _front_matter(known: dict | None) -> str:
+def _sees_pictures(folder: Path) -> bool:
+    config = folder / "config.json"
+    return config.exists() and composites.is_composite(read_json(config))
+
+
+def _front_matter(known: dict | None, pipeline: str = "text-generation") -> str:
     """What the hub reads; the licence of a fetched model is that of what was made of it."""
-    lines = ["library_name: transformers", "pipeline_tag: text-generation", "tags: [pruned, prunelab]"]
+    lines = ["library_name: transformers", f"pipeline_tag: {pipeline}", "tags: [pruned, prunelab]"]
     source = known["source"] if known else {}
     if licence := source.get("licence"):
         named = re.fullmatch(r"[\w.+-]+", licence)  # the hub's names are those of SPDX in small letters
@@ -214,14 +225,19 @@ def _what(row: dict, made: dict | None) -> str:
 
 def _notes(study: results.Study, row: dict) -> list[str]:
     """What the table's figures are, and what they are not."""
-    quality = study.files[row["path"]]["quality"]
-    notes = [
-        f"Quality on the {quality['split']} text (sha256 `{quality['text_sha256']}`): {quality['windows']} windows of "
-        f"{quality['context']} tokens."
-    ]
-    ends = [row.get(f"loss_diff{end}") for end in ("", "_lo", "_hi")]
+    quality, headline = study.files[row["path"]]["quality"], study.headline
+    if study.settings.fetch.text is None:
+        counted = f"{quality['rows']} rows of {quality['items']} {headline.items}"
+        notes = [f"Quality on the {quality['split']} rows (sha256 `{quality['text_sha256']}`): {counted}."]
+    else:
+        notes = [
+            f"Quality on the {quality['split']} text (sha256 `{quality['text_sha256']}`): {quality['windows']} windows "
+            f"of {quality['context']} tokens."
+        ]
+    ends = [row.get(f"{headline.diff}{end}") for end in ("", "_lo", "_hi")]
     if row["path"] != row["dense"] and None not in ends:
-        notes.append("Loss above dense: {:+.4f} nats a token, 95 % interval {:+.4f} … {:+.4f}.".format(*ends))
+        apart, lo, hi = (format(end, f"+{headline.form}") for end in ends)
+        notes.append(f"{headline.title} above dense: {apart} {headline.unit}, 95 % interval {lo} … {hi}.")
     ends = [row.get(f"decode_ratio{end}") for end in ("", "_lo", "_hi")]
     if row["path"] != row["dense"] and None not in ends:
         notes.append(
@@ -239,18 +255,18 @@ def _recipe(study: results.Study, made: dict | None) -> list[str]:
     settings, known = study.settings, _fetched(study)
     config = study.models / study.dense["path"] / "config.json"
     architecture = read_json(config)["model_type"] if config.exists() else settings.train.architecture
-    epochs, text = settings.train.epochs, settings.fetch.text
+    epochs, data = settings.train.epochs, settings.learns_from
     if known:
         source = known["source"]
         revision = f", revision {source['revision']}" if source.get("revision") else ""
-        tuned = f", fine-tuned for {epochs} epochs on {text.name}" if epochs else ""
+        tuned = f", fine-tuned for {epochs} epochs on {data}" if epochs else ""
         lines = [
             f"dense model: {known['model']}, fetched: {source['name']}{revision}; architecture {architecture}{tuned}",
             f"weights: licence {source.get('licence') or 'not stated'}, "
             + (f"sha256 `{source['sha256']}`" if source.get("sha256") else "sha256 not known"),
         ]
     else:
-        lines = [f"dense model: trained on {text.name}; architecture {architecture}, {epochs} epochs"]
+        lines = [f"dense model: trained on {data}; architecture {architecture}, {epochs} epochs"]
     if made:
         lines.append(
             f"method {made['method']} at rate {made['rate']}: ranked by {made['score']}, checkpoint "

@@ -2,7 +2,7 @@
 
 from prunelab.disk import places
 from prunelab.errors import InputError
-from prunelab.models import checkpoint
+from prunelab.models import checkpoint, composites, loading
 from prunelab.quantised import files, torchao
 
 
@@ -18,6 +18,10 @@ def write(variant, out) -> str:
         except InputError as error:
             way = "copy its folder as it is: after `import prunelab.hf` from_pretrained loads that"
             raise InputError(f"{error}; {way}") from None
-        return f"{out}: AutoModelForCausalLM.from_pretrained({str(out)!r}) loads it where torchao is installed"
+        return f"{_told(out)} where torchao is installed"
     checkpoint.export(variant, out)
-    return f"{out}: AutoModelForCausalLM.from_pretrained({str(out)!r}) loads it"
+    return _told(out)
+
+
+def _told(out) -> str:
+    return f"{out}: {composites.auto_class(loading.config_of(out)).__name__}.from_pretrained({str(out)!r}) loads it"

@@ -13,8 +13,8 @@ wide one ties with much, and the next figure decides.
 import math
 from typing import NamedTuple
 
-from prunelab.deploy.comparing import Comparison, Losses
-from prunelab.deploy.figures import Candidate, Figure, known
+from prunelab.deploy.comparing import Comparison, Values
+from prunelab.deploy.figures import WORSE, Candidate, Figure, known
 
 
 class Asked(NamedTuple):
@@ -72,9 +72,9 @@ class Choice(NamedTuple):
         return [one for one in self.judged if one.state == state]
 
 
-def choose(found: list[Candidate], asked: Asked, losses: Losses | None = None) -> Choice:
+def choose(found: list[Candidate], asked: Asked, values: Values | None = None) -> Choice:
     """The choice among the candidates of a study (figures.candidates). Raises ValueError for an unknown variant."""
-    comparison = Comparison(asked.figures, losses)
+    comparison = Comparison(asked.figures, values)
     kept = {one.id: budgets_of(one, asked.budgets) for one in found}
     doubts = {one.id: _undecided(one, kept[one.id], asked.minimise) for one in found}
     failing = [one for one in found if any(budget.holds is False for budget in kept[one.id])]
@@ -163,7 +163,7 @@ def _least(left, qualified, minimise, comparison: Comparison) -> tuple[list[Cand
         if heads or not rest:
             break
         pool = rest
-    head = min(heads or tied, key=lambda one: (_loss(one), one.figures["stored_mb"].value or math.inf))
+    head = min(heads or tied, key=lambda one: (_worse(one), one.figures["stored_mb"].value or math.inf))
     return [head, *(one for one in tied if one is not head)], steps
 
 
@@ -176,8 +176,8 @@ def _less_of_all(comparison: Comparison, one: Candidate, other: Candidate, minim
     return all(comparison.point(one, name) < comparison.point(other, name) for name in minimise)
 
 
-def _loss(one: Candidate) -> float:
-    value = one.figures["loss_increase_percent"].value
+def _worse(one: Candidate) -> float:
+    value = one.figures[WORSE].value
     return math.inf if value is None else value
 
 

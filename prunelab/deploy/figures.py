@@ -1,14 +1,18 @@
 """The figures by which a model is chosen, each with what bounds it, and the rows of results that hold them.
 
-A candidate is a variant over all its seeds. With one seed a figure has the interval that was measured (paired windows
-of text, blocks of timing); with several that over seeds (Student's t), whatever each seed's own was.
+`worse_percent` is the task's headline figure (loss, an error, an accuracy), in percent of dense's and above zero where
+it is worse. A candidate is a variant over all its seeds. With one seed a figure has the interval that was measured
+(paired windows of text, blocks of timing); with several that over seeds (Student's t), whatever each seed's own was.
 """
 
 import math
 from typing import NamedTuple
 
+from prunelab.tasks import Headline
+
 MB = 1e6
 SAME_SIZE = 1.005  # masks of one sparsity pack to the same size but for rounding
+WORSE = "worse_percent"
 
 
 class Rule(NamedTuple):
@@ -20,15 +24,25 @@ class Rule(NamedTuple):
     scale: float = 1.0
     ratio: str | None = None  # the column of its ratio to dense, which was measured side by side
     effect: str | None = None  # the column of what the session cannot tell from nothing, a fraction
-    tolerance: float = 0.0  # no worse in what matters: a fraction, of loss and accuracy points
-    relative: bool = True  # compared as a ratio; loss and accuracy, which are differences to dense already, are not
+    tolerance: float = 0.0  # no worse in what matters: a fraction, of the headline and of accuracy points
+    relative: bool = True  # compared as a ratio; the headline and accuracy, differences to dense already, are not
     timed: bool = False  # hangs on the clock, so a session that is marked unreliable decides no budget on it
     less: str = "lower"
     more: str = "higher"
+    headline: Headline | None = None  # of the rule that is the headline's
+
+    @property
+    def sign(self) -> int:
+        """-1: the column's numbers fall where the figure, of which less is better, rises."""
+        return self.headline.sign if self.headline else 1
+
+    def turned(self, lo: float, hi: float) -> tuple[float, float]:
+        """The ends of an interval of the column as those of the figure, and back."""
+        return (lo, hi) if self.sign > 0 else (-hi, -lo)
 
 
 # fmt: off
-RULES = {
+RULES: dict[str, Rule | None] = {
     "stored_mb": Rule("MB stored", ".2f", "packed_bytes", 1 / MB, tolerance=SAME_SIZE - 1,
                       less="smaller", more="larger"),
     "memory_mb": Rule("MB of peak memory", ".0f", "peak_memory_bytes", 1 / MB, tolerance=0.01,
@@ -39,13 +53,22 @@ RULES = {
                                 "decode_smallest_effect", 0.03, timed=True, less="faster", more="slower"),
     "joules_per_token": Rule("J a token", ".3g", "decode_j_per_token", 1.0, "decode_j_ratio",
                              "decode_j_smallest_effect", 0.03, timed=True, less="less energy", more="more energy"),
-    "loss_increase_percent": Rule("% of loss above dense", "+.2f", "loss_increase_percent", tolerance=0.1,
-                                  relative=False, less="lower loss", more="higher loss"),
+    WORSE: None,  # as the task's headline is
     "accuracy_drop_points": Rule("points of accuracy below dense", "+.2f", "accuracy_drop_points", tolerance=0.1,
                                  relative=False, less="higher accuracy", more="lower accuracy"),
 }
 # fmt: on
 NOISY = tuple(name for name in RULES if name != "stored_mb")  # bytes are counted
+
+
+def rules(headline: Headline) -> dict[str, Rule]:
+    """The rule of every figure, in the order in which they are written."""
+    name = headline.name
+    worse = Rule(
+        f"% of {name} {headline.beyond} dense", "+.2f", headline.increase_percent, tolerance=0.1, relative=False,
+        less=f"{headline.better} {name}", more=f"{headline.worse} {name}", headline=headline,
+    )  # fmt: skip
+    return {name: worse if rule is None else rule for name, rule in RULES.items()}
 
 
 class Figure(NamedTuple):
@@ -55,6 +78,7 @@ class Figure(NamedTuple):
     lo: float | None = None
     hi: float | None = None
     doubt: str = ""
+    rule: Rule | None = None
 
 
 class Candidate(NamedTuple):
@@ -72,55 +96,57 @@ class Candidate(NamedTuple):
         return self.first["path"] == self.first["dense"]
 
 
-def candidates(rows: list[dict]) -> list[Candidate]:
+def candidates(rows: list[dict], headline: Headline) -> list[Candidate]:
     """Every variant of the rows of a study, pruned or not, dense included, in their order."""
     found: dict[str, list[dict]] = {}
     for row in rows:
         found.setdefault(row["variant"], []).append(row)
-    return [Candidate(name, mine, {key: figure(mine, key) for key in RULES}) for name, mine in found.items()]
+    by = rules(headline)
+    return [
+        Candidate(one, mine, {name: figure(mine, name, rule) for name, rule in by.items()})
+        for one, mine in found.items()
+    ]
 
 
-def figure(rows: list[dict], name: str) -> Figure:
+def figure(rows: list[dict], name: str, rule: Rule) -> Figure:
     """The figure `name` of a variant from its rows, one a seed."""
-    values = [value_of(row, name) for row in rows]
+    values = [value_of(row, rule) for row in rows]
     if any(value is None for value in values):
-        return Figure(None, doubt="not measured")
-    doubt = doubt_of(rows, name)
+        return Figure(None, doubt="not measured", rule=rule)
+    doubt = doubt_of(rows, name, rule)
     if name == "stored_mb":  # the first seed's file is the one that is delivered
-        return Figure(values[0], min(values), max(values), doubt)
+        return Figure(values[0], min(values), max(values), doubt, rule)
     if len(rows) > 1:
         from prunelab import stats  # only now: who prints a table needn't wait for numpy
 
-        return Figure(*stats.seed_interval(values), doubt)
-    lo, hi = ends_of(rows[0], name)
-    return Figure(values[0], lo, hi, doubt or ("" if known(lo, hi) else "without an interval"))
+        return Figure(*stats.seed_interval(values), doubt, rule)
+    lo, hi = ends_of(rows[0], rule)
+    return Figure(values[0], lo, hi, doubt or ("" if known(lo, hi) else "without an interval"), rule)
 
 
-def value_of(row: dict, name: str) -> float | None:
+def value_of(row: dict, rule: Rule) -> float | None:
     """A row's figure in the unit of its name."""
-    rule = RULES[name]
     if not rule.relative and row["path"] == row["dense"]:
         return 0.0
     value = row.get(rule.column)
-    if name == "stored_mb" and value is None:  # a control has the shapes of dense, and other values in them
+    if rule is RULES["stored_mb"] and value is None:  # a control has the shapes of dense, and other values in them
         value = row.get("dense_bytes")
-    return None if value is None or math.isnan(value) else value * rule.scale
+    return None if value is None or math.isnan(value) else rule.sign * value * rule.scale
 
 
-def ends_of(row: dict, name: str) -> tuple[float | None, float | None]:
+def ends_of(row: dict, rule: Rule) -> tuple[float | None, float | None]:
     """The ends of a row's interval, in the same unit."""
-    rule = RULES[name]
     if not rule.relative and row["path"] == row["dense"]:
         return 0.0, 0.0
     lo, hi = (row.get(f"{rule.column}_{end}") for end in ("lo", "hi"))
-    return (lo * rule.scale, hi * rule.scale) if known(lo, hi) else (None, None)
+    return rule.turned(lo * rule.scale, hi * rule.scale) if known(lo, hi) else (None, None)
 
 
-def doubt_of(rows: list[dict], name: str) -> str:
+def doubt_of(rows: list[dict], name: str, rule: Rule) -> str:
     """Why a figure decides no budget: its session is marked unreliable, or its energy was not measured."""
     if name == "joules_per_token" and any(row.get("energy_estimated") for row in rows):
         return "estimated: time × modelled power"
-    if RULES[name].timed and any(row.get("unreliable") for row in rows):
+    if rule.timed and any(row.get("unreliable") for row in rows):
         return "marked unreliable"
     return ""
 

@@ -8,41 +8,44 @@ rows        every variant: its state, why, its figures with intervals, every bud
 frontier    ids that no other significantly dominates in what was asked
 nearest     where nothing qualifies: the id that fails by least, and what it fails
 device      of the measuring machine
-devices     the same (without `rivals` and `comparison`) for every entry of deploy.devices
+devices     the same (without what follows) for every entry of deploy.devices
 rivals      columns of results.csv by variant: each beside the dense rivals
 comparison  one sentence: removal, mask, quantising, or both
+headline    the figure that rows are judged by: its column of results.csv, name, unit, form, and which way is better
 """
 
 import math
 
 from prunelab.deploy import rivals, words
 from prunelab.deploy.choosing import Asked, Choice, Judged, Kept, choose, nearest, runners_up
-from prunelab.deploy.comparing import Losses
-from prunelab.deploy.figures import RULES, Candidate, Figure, candidates
+from prunelab.deploy.comparing import Values
+from prunelab.deploy.figures import Candidate, Figure, candidates
 from prunelab.disk.files import read_json
 from prunelab.errors import InputError
+from prunelab.tasks import Headline
 
 DENSE = "dense"
 KEYS = ("variant", "tied", "why", "told", "rows", "devices", "rivals", "comparison")
 
 
-def make(rows: list[dict], wanted, losses: Losses | None = None, device: str | None = None) -> dict:
+def make(rows: list[dict], headline: Headline, wanted, values: Values | None = None, device: str | None = None) -> dict:
     """The recommendation for the rows of a study (report.results); wanted: the section `deploy` of the settings."""
-    found = candidates(rows)
-    compared = rivals.comparison(losses)
+    found = candidates(rows, headline)
+    compared = rivals.comparison(values)
     return {
-        **of_machine(found, wanted, losses, device),
+        **of_machine(found, wanted, values, device),
         "devices": {},
         "rivals": rivals.columns(found, compared),
-        "comparison": rivals.comparison_told(found, compared, wanted.loss_increase_percent),
+        "comparison": rivals.comparison_told(found, compared, wanted.worse_percent),
+        "headline": {key: getattr(headline, key) for key in ("column", "name", "unit", "form", "lower_is_better")},
     }
 
 
-def of_machine(found: list[Candidate], wanted, losses: Losses | None = None, device: str | None = None) -> dict:
+def of_machine(found: list[Candidate], wanted, values: Values | None = None, device: str | None = None) -> dict:
     """The recommendation by the figures of one machine."""
     here = {one.id for one in found}
     asked = Asked(wanted.budgets, list(wanted.minimise), wanted.variant if wanted.variant in here else None)
-    choice = choose(found, asked, losses)
+    choice = choose(found, asked, values)
     near = nearest(choice) if choice.head is None else None
     return {
         "variant": choice.head.id if choice.head else None,
@@ -64,7 +67,7 @@ def _row(choice: Choice, one: Judged) -> dict:
         "path": one.candidate.first["path"],
         "state": one.state,
         "why": _reason(choice, one),
-        "figures": {name: _figure(one.candidate.figures[name]) for name in RULES},
+        "figures": {name: _figure(figure) for name, figure in one.candidate.figures.items()},
         "budgets": [_kept(budget) for budget in one.budgets],
     }
 
@@ -81,7 +84,7 @@ def _reason(choice: Choice, one: Judged) -> str:
             return f"beside {one.by.id} {words.apart(choice, one.candidate, one.by, one.figure)}"
         case "fails":
             failing = (budget for budget in one.budgets if budget.holds is False)
-            return "; ".join(f"{b.name} {words.number(b.figure, b.name)}, allowed {b.limit:g}" for b in failing)
+            return "; ".join(f"{b.name} {words.number(b.figure)}, allowed {b.limit:g}" for b in failing)
     return one.why or "as good as the one that was named"
 
 

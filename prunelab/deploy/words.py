@@ -6,7 +6,7 @@ Names of variants stand in backticks; everything else is plain text. The first s
 import math
 
 from prunelab.deploy.choosing import Choice, Judged, Kept, nearest, runners_up
-from prunelab.deploy.figures import RULES, Candidate, Figure, known
+from prunelab.deploy.figures import WORSE, Candidate, Figure, known
 
 MOST = 4  # names in a list; more are counted
 
@@ -43,9 +43,9 @@ def why(choice: Choice) -> str:
     return f"the least {', then '.join(decided)}{among}, by 95 % intervals{tied}"
 
 
-def number(figure: Figure, name: str) -> str:
+def number(figure: Figure) -> str:
     """`1.83 [1.80, 1.86] ms a token`; what is exact has no interval."""
-    rule = RULES[name]
+    rule = figure.rule
     if figure.value is None:
         return f"unknown {rule.words}"
     ends = ""
@@ -74,7 +74,7 @@ def _deploy(choice: Choice) -> str:
 
 
 def _bought(choice: Choice, head: Candidate) -> str:
-    """What a candidate is beside dense: its size, its time, its loss."""
+    """What a candidate is beside dense: its size, its time, its headline figure."""
     row, figures = head.first, head.figures
     parts, size = [], figures["stored_mb"].value
     if size is not None:
@@ -83,14 +83,13 @@ def _bought(choice: Choice, head: Candidate) -> str:
         parts.append(f"{size:.2f} MB on disk{instead}")
     ratio = [row.get(f"decode_ratio{end}") for end in ("", "_lo", "_hi")]
     if figures["decode_ms_per_token"].value is not None:
-        time = number(figures["decode_ms_per_token"], "decode_ms_per_token")
+        time = number(figures["decode_ms_per_token"])
         if len(head.rows) == 1 and known(*ratio) and not head.is_dense and row.get("timed_as") != "dense":
             time += f" ({ratio[0]:.2f} [{ratio[1]:.2f}, {ratio[2]:.2f}] × dense)"
         parts.append(time)
-    if figures["loss_increase_percent"].value is not None and not head.is_dense:
-        parts.append(
-            f"loss {number(figures['loss_increase_percent'], 'loss_increase_percent')}".replace("of loss ", "")
-        )
+    if figures[WORSE].value is not None and not head.is_dense:
+        name = figures[WORSE].rule.headline.name
+        parts.append(f"{name} {number(figures[WORSE])}".replace(f"of {name} ", ""))
     return ", ".join(parts) or "nothing of it was measured"
 
 
@@ -104,7 +103,7 @@ def _why(choice: Choice) -> str:
     for number_, (name, left) in enumerate(choice.steps):
         if before == 1:
             break
-        what = RULES[name].less
+        what = choice.head.figures[name].rule.less
         if left == 1:
             parts.append(f"{'of those ' if number_ else ''}it is the one that is {what} than the others")
         elif left == before:
@@ -118,7 +117,7 @@ def _why(choice: Choice) -> str:
 def _notes(choice: Choice) -> list[str]:
     """What a reader has to know of the figures that decided."""
     head, notes = choice.head, []
-    timed = [name for name in choice.asked.minimise if RULES[name].timed]
+    timed = [name for name in choice.asked.minimise if head.figures[name].rule.timed]
     if timed and head.figures[timed[0]].doubt == "marked unreliable":
         notes.append(
             "Its time is marked unreliable: it was merely to be small, so its wide interval counts as it is and ties "
@@ -141,7 +140,7 @@ def _behind(choice: Choice, one: Judged) -> str:
 
 def apart(choice: Choice, one: Candidate, other: Candidate, name: str) -> str:
     """How much more `one` has of a figure than `other`: "slower: 1.21 [1.15, 1.28] ×"."""
-    rule, found = RULES[name], choice.comparison.difference(one, other, name)
+    rule, found = one.figures[name].rule, choice.comparison.difference(one, other, name)
     if found is None:
         return f"not measured in {name}"
     if found.mid == 0:
@@ -179,9 +178,9 @@ def _named(choice: Choice) -> str:
 
 
 def _broken(budget: Kept) -> str:
-    """`loss_increase_percent ≤ 2: +3.90 [+3.70, +4.10] …, 105 % over`."""
+    """`worse_percent ≤ 2: +3.90 [+3.70, +4.10] …, 105 % over`."""
     over = f", {100 * budget.excess:.0f} % over" if budget.limit else ""
-    return f"{budget.name} ≤ {budget.limit:g}: {number(budget.figure, budget.name)}{over}"
+    return f"{budget.name} ≤ {budget.limit:g}: {number(budget.figure)}{over}"
 
 
 def _budgets(budgets: dict[str, float]) -> str:

@@ -40,9 +40,9 @@ def idle(meter: Wattmeter, seconds: float) -> Window:
 
 
 @torch.inference_mode()
-def _prefill(model, ids: torch.Tensor, passes: int) -> None:
+def _prefill(model, inputs: latency.Inputs, passes: int) -> None:
     for _ in range(passes):
-        latency.prefill(model, ids)
+        latency.prefill(model, inputs)
     latency.synchronise(model)
 
 
@@ -62,7 +62,7 @@ def _decode(model, start, steps: int, passes: int) -> None:
 def interleave(
     meter: Wattmeter,
     models: dict,
-    ids: torch.Tensor,
+    inputs: latency.Inputs,
     work: latency.Work,
     seconds: float,
     window_seconds: float,
@@ -87,10 +87,10 @@ def interleave(
         for position, arm in enumerate((first, second, second, first)):
             model = models[arm]
             with torch.inference_mode():
-                start = latency.prefill(model, ids)
+                start = latency.prefill(model, inputs)
             latency.synchronise(model)
             windows = {
-                "prefill": meter.window(lambda model=model: _prefill(model, ids, passes["prefill"])),
+                "prefill": meter.window(lambda model=model: _prefill(model, inputs, passes["prefill"])),
                 "decode": meter.window(lambda model=model, start=start: _decode(model, start, steps, passes["decode"])),
             }
             for phase, window in windows.items():

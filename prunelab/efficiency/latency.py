@@ -1,6 +1,7 @@
 """Prefill and decode times of a model beside its dense model, taking turns.
 
-What is timed (one pass of fixed work; the clock is read only after the device has finished):
+What is timed (one pass of fixed work; the clock is read only after the device has finished; a prompt is random tokens,
+or what a task gives: tokens and what goes with them, such as a picture's pixels):
 
     |<------ prefill_ms ------>|<--- decode_ms: (output_tokens - 1) steps, each one further token --->|
     prompt → first token (TTFT) token token token …    decode_ms_per_token = the median step (TPOT)
@@ -83,6 +84,7 @@ class Pass(NamedTuple):
 
 
 COMPARED = ("prefill_ms", "decode_ms_per_token")
+Inputs = torch.Tensor | dict[str, torch.Tensor]  # a prompt: token ids (batch, tokens), or a dict that holds `input_ids`
 
 
 def sweep(prompt_tokens: list[int], batch_sizes: list[int], output_tokens: int) -> list[Work]:
@@ -92,23 +94,59 @@ def sweep(prompt_tokens: list[int], batch_sizes: list[int], output_tokens: int) 
     return lengths + batches
 
 
+def prompted(works: list[Work], prompt) -> dict[Work, dict[str, torch.Tensor]]:
+    """The inputs of every work by a task's `prompt(tokens, batch)`, on the CPU.
+
+    A prompt with a picture is as long as it is: a work then says how long, and works that become the same are one.
+    """
+    made: dict[Work, dict[str, torch.Tensor]] = {}
+    for work in works:
+        inputs = prompt(work.prompt_tokens, work.batch)
+        made.setdefault(work._replace(prompt_tokens=inputs["input_ids"].shape[1]), inputs)
+    return made
+
+
+def placed(model, inputs: dict[str, torch.Tensor], work: Work) -> dict[str, torch.Tensor]:
+    """A task's inputs on the device of `model`, numbers that are no indices in its precision.
+
+    InputError: they do not fit into the context.
+    """
+    _require_room(model, work)
+    return {
+        name: value.to(model.device, model.dtype if value.is_floating_point() else None)
+        for name, value in inputs.items()
+    }
+
+
 def prompts(model, work: Work, seed: int) -> torch.Tensor:
     """Random token ids (batch, prompt_tokens) on the model's device. InputError: they do not fit into the context."""
+    _require_room(model, work)
+    generator = torch.Generator().manual_seed(seed)
+    shape = (work.batch, work.prompt_tokens)
+    return torch.randint(model.get_input_embeddings().num_embeddings, shape, generator=generator).to(model.device)
+
+
+def _require_room(model, work: Work) -> None:
     limit, needed = context_length(model.config), work.prompt_tokens + work.output_tokens
     if limit is not None and needed > limit:
         raise InputError(
             f"efficiency: a prompt of {work.prompt_tokens} and {work.output_tokens} output tokens need a context of "
             f"{needed}, this model has {limit}; shorten efficiency.prompt_tokens or efficiency.output_tokens"
         )
-    generator = torch.Generator().manual_seed(seed)
-    shape = (work.batch, work.prompt_tokens)
-    return torch.randint(model.get_input_embeddings().num_embeddings, shape, generator=generator).to(model.device)
 
 
-def prefill(model, ids: torch.Tensor):
-    """ids (batch, tokens) → first token (batch, 1), cache. Logits of the last position only, as serving needs them."""
+def parts(inputs: Inputs) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """(token ids, what goes with them at the first step) of a prompt."""
+    if torch.is_tensor(inputs):
+        return inputs, {}
+    return inputs["input_ids"], {name: value for name, value in inputs.items() if name != "input_ids"}
+
+
+def prefill(model, inputs: Inputs):
+    """A prompt → first token (batch, 1), cache. Logits of the last position only, as serving needs them."""
     last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
-    out, cache = step(model, ids, **last)
+    ids, more = parts(inputs)
+    out, cache = step(model, ids, **more, **last)
     return out.logits[:, -1].argmax(-1, keepdim=True), cache
 
 
@@ -119,16 +157,16 @@ def decode_one_token(model, token: torch.Tensor, cache):
 
 
 @torch.inference_mode()
-def serve(model, ids: torch.Tensor, output_tokens: int) -> Pass:
+def serve(model, inputs: Inputs, output_tokens: int) -> Pass:
     """One timed pass by itself; output_tokens counts the first token, so at least 2."""
-    (reading,) = _in_turns([_pass(model, ids, output_tokens, turn=output_tokens, unread=0)])
+    (reading,) = _in_turns([_pass(model, inputs, output_tokens, turn=output_tokens, unread=0)])
     return reading
 
 
 @torch.inference_mode()
-def serve_in_turns(models: list, ids: torch.Tensor, output_tokens: int) -> list[Pass]:
+def serve_in_turns(models: list, inputs: Inputs, output_tokens: int) -> list[Pass]:
     """One timed pass of each model, side by side: A B, then B A, A B, … by turns of TURN steps."""
-    return _in_turns([_pass(model, ids, output_tokens, turn=TURN, unread=1) for model in models])
+    return _in_turns([_pass(model, inputs, output_tokens, turn=TURN, unread=1) for model in models])
 
 
 def _in_turns(passes: list) -> list[Pass]:
@@ -145,7 +183,7 @@ def _in_turns(passes: list) -> list[Pass]:
     return [readings[number] for number in sorted(readings)]
 
 
-def _pass(model, ids: torch.Tensor, output_tokens: int, turn: int, unread: int):
+def _pass(model, inputs: Inputs, output_tokens: int, turn: int, unread: int):
     """One pass that yields after its prefill and after each `turn` steps; returns its readings. The first `unread`
     steps of a turn count in none, unless no other is left."""
     with device.waiting() as waited:
@@ -155,7 +193,7 @@ def _pass(model, ids: torch.Tensor, output_tokens: int, turn: int, unread: int):
             return np.array([time.perf_counter(), waited()])
 
         begin = clock()
-        token, cache = prefill(model, ids)
+        token, cache = prefill(model, inputs)
         taken = [clock() - begin]  # (seconds, of these waited) of the prefill and of every step
         for step_number in range(output_tokens - 1):
             if step_number % turn == 0:
@@ -180,11 +218,11 @@ def synchronise(model) -> None:
         torch.cuda.synchronize(model.device)
 
 
-def warm_up(models: dict, ids: torch.Tensor, output_tokens: int, limit_s: float) -> dict:
+def warm_up(models: dict, inputs: Inputs, output_tokens: int, limit_s: float) -> dict:
     """Discarded passes until the medians of successive rounds agree for every model, or limit_s has passed."""
     start, passes, before = time.perf_counter(), 0, None
     while True:
-        rounds = [[serve(model, ids, output_tokens) for model in models.values()] for _ in range(ROUND_PASSES)]
+        rounds = [[serve(model, inputs, output_tokens) for model in models.values()] for _ in range(ROUND_PASSES)]
         passes += ROUND_PASSES
         medians = np.median(np.array(rounds), axis=0)[:, : len(COMPARED)]  # (models, readings)
         steady = before is not None and bool((abs(medians / before - 1) < STEADY).all())
@@ -208,7 +246,7 @@ def move(models: dict, generator: np.random.Generator) -> None:
 
 
 def interleave(
-    models: dict, ids: torch.Tensor, work: Work, seconds: float, seed: int, within: float | None = None
+    models: dict, inputs: Inputs, work: Work, seconds: float, seed: int, within: float | None = None
 ) -> list[dict]:
     """Blocks of passes until the decode ratio's 95 % interval is at most `within` wide (None: as long as there is
     time), for `seconds` at most and at least MIN_BLOCKS; models: {"variant": model, "dense": model}.
@@ -232,12 +270,12 @@ def interleave(
                 part, begun = part + 1, time.perf_counter()
                 move(models, places)
                 for model in models.values():
-                    serve(model, ids, 2)  # to fill the caches
+                    serve(model, inputs, 2)  # to fill the caches
             first, second = ("variant", "dense") if generator.random() < 0.5 else ("dense", "variant")
             before = disturbance.counters()
             passes = []
             for order in ((first, second), (second, first)):
-                readings = serve_in_turns([models[arm] for arm in order], ids, work.output_tokens)
+                readings = serve_in_turns([models[arm] for arm in order], inputs, work.output_tokens)
                 passes += zip(order, readings, strict=True)
             seen = disturbance.since(before)
             judged = {name: value for name, value in seen.items() if name != "others_s"}

@@ -39,23 +39,29 @@ def peak_resident_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def peak_of_serving(folder, work: latency.Work, seed: int):
+def peak_of_serving(folder, work: latency.Work, seed: int, inputs: dict | None = None):
     """Load the model in `folder` and serve it once: (model, {"peak_memory_bytes", "peak_reserved_bytes"}).
 
+    inputs: what it is served (latency.prompted); None: random tokens.
     On a GPU the peaks are those of its memory, allocated and reserved; on a CPU the first is resident memory and
     the second None. Call it in a fresh process, before other models are loaded.
     """
     from prunelab.quantised import opening
 
     model = on_device(opening.load(folder))
-    latency.serve(model, latency.prompts(model, work, seed), work.output_tokens)
+    latency.serve(model, inputs_of(model, work, seed, inputs), work.output_tokens)
     if model.device.type != "cuda":
         return model, {"peak_memory_bytes": peak_resident_bytes(), "peak_reserved_bytes": None}
     allocated, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
     return model, {"peak_memory_bytes": allocated, "peak_reserved_bytes": reserved}
 
 
-def peaks_of_forks(folder, work: latency.Work, seed: int) -> list[int]:
+def inputs_of(model, work: latency.Work, seed: int, inputs: dict | None) -> latency.Inputs:
+    """What `model` is served: a task's `inputs`, or random tokens where it has none."""
+    return latency.prompts(model, work, seed) if inputs is None else latency.placed(model, inputs, work)
+
+
+def peaks_of_forks(folder, work: latency.Work, seed: int, inputs: dict | None = None) -> list[int]:
     """`peak_memory_bytes` of PROCESSES forks of this process that each load the model in `folder` and serve it once.
 
     None on a GPU, whose allocations are counted and do not vary, and where forking is not safe. On one thread: those
@@ -73,7 +79,7 @@ def peaks_of_forks(folder, work: latency.Work, seed: int) -> list[int]:
 
     def peak() -> int:
         with workers.threads(1):
-            return peak_of_serving(folder, work, seed)[1]["peak_memory_bytes"]
+            return peak_of_serving(folder, work, seed, inputs)[1]["peak_memory_bytes"]
 
     return [_in_a_fork(peak) for _ in range(PROCESSES)]
 
@@ -132,29 +138,30 @@ def parameter_counts(model) -> dict:
 
 
 @torch.inference_mode()
-def kv_cache_bytes_per_token(model, ids: torch.Tensor) -> float | None:
-    """Bytes the cache grows by for each token of one sequence, counted on the cache that ids (batch, tokens) leaves.
+def kv_cache_bytes_per_token(model, inputs: latency.Inputs) -> float | None:
+    """Bytes the cache grows by for each token of one sequence, counted on the cache that a prompt leaves.
 
     A layer with a window grows until it is full, and counts as long as it does. None for a model whose cache does not
     consist of keys and values (a state-space model's does not grow).
     """
-    _, cache = latency.prefill(model, ids)
+    _, cache = latency.prefill(model, inputs)
     layers = caches.growing(cache)
     if layers is None:
         return None
-    return sum((layer.keys.nbytes + layer.values.nbytes) / (len(ids) * layer.keys.shape[2]) for layer in layers)
+    batch = len(latency.parts(inputs)[0])
+    return sum((layer.keys.nbytes + layer.values.nbytes) / (batch * layer.keys.shape[2]) for layer in layers)
 
 
 @torch.inference_mode()
-def macs_per_token(model, ids: torch.Tensor) -> int | None:
-    """Multiply-accumulates of decoding one token after ids (1, tokens), counted from the shapes that really run.
+def macs_per_token(model, inputs: latency.Inputs) -> int | None:
+    """Multiply-accumulates of decoding one token after a prompt (batch 1), counted from the shapes that really run.
 
     A masked weight is multiplied like any other, so a mask saves none; a removed neuron does. None where something
     ran that nobody counts: a state-space model multiplies its state element by element, a kernel may be unknown.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
-    token, cache = latency.prefill(model, ids)
+    token, cache = latency.prefill(model, inputs)
     if model._is_stateful or not (torch.is_tensor(cache) or caches.growing(cache)):
         return None
     counter = FlopCounterMode(display=False, custom_mapping=_formulas())

@@ -12,12 +12,13 @@ A machine without energy counters meters in the A/A test only; its variants take
 """
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from prunelab import stats
-from prunelab.efficiency import device, disturbance, joules, latency, memory
+from prunelab.efficiency import device, disturbance, joules, latency, memory, vision
 from prunelab.energy import energy
 from prunelab.errors import InputError
 from prunelab.models import checkpoint
@@ -25,20 +26,26 @@ from prunelab.models.workers import threads
 from prunelab.quantised import files as quantised
 
 
-def measure(folder: Path, dense: Path, wanted, power, seed: int, session: dict | None) -> tuple[dict, list[dict]]:
+def measure(
+    folder: Path, dense: Path, wanted, power, seed: int, session: dict | None, prompt: Callable | None = None
+) -> tuple[dict, list[dict]]:
     """(figures of efficiency.json, raw readings) of the model in `folder` beside the one in `dense`.
 
     wanted, power: the sections `efficiency` and `energy` of the settings. session: the efficiency.json of the A/A test;
-    None makes this the A/A test. Call it in a fresh process.
+    None makes this the A/A test. prompt: what a task's model is served, `prompt(tokens, batch)` → a dict of tensors
+    that holds `input_ids` (batch, tokens); None: random tokens. Call it in a fresh process.
     """
     with threads(wanted.threads):
-        return _measure(folder, dense, wanted, power, seed, session)
+        return _measure(folder, dense, wanted, power, seed, session, prompt)
 
 
-def _measure(folder: Path, dense: Path, wanted, power, seed: int, session: dict | None) -> tuple[dict, list[dict]]:
+def _measure(folder: Path, dense: Path, wanted, power, seed: int, session: dict | None, prompt) -> tuple:
     works = latency.sweep(wanted.prompt_tokens, wanted.batch_sizes, wanted.output_tokens)
-    further = memory.peaks_of_forks(folder, works[0], seed)  # while nothing is held here
-    variant, peaks = memory.peak_of_serving(folder, works[0], seed)
+    # Whoever serves the model needs what makes its prompts too (a processor, say), so its memory counts.
+    given = dict.fromkeys(works) if prompt is None else latency.prompted(works, prompt)
+    works = list(given)
+    further = memory.peaks_of_forks(folder, works[0], seed, given[works[0]])  # while nothing is held here
+    variant, peaks = memory.peak_of_serving(folder, works[0], seed, given[works[0]])
 
     meter = None
     if session is None or not session["energy_estimated"]:
@@ -46,7 +53,9 @@ def _measure(folder: Path, dense: Path, wanted, power, seed: int, session: dict 
 
         meter = wattmeter.Starting(power.country)
     models = {"variant": variant, "dense": memory.on_device(checkpoint.load(dense))}
-    ids = {work: latency.prompts(models["dense"], work, seed) for work in works}
+    inputs = {work: memory.inputs_of(models["dense"], work, seed, given[work]) for work in works}
+    alone = works[0]._replace(batch=1)
+    single = None if prompt is None else prompt(alone.prompt_tokens, 1)
     figures = {
         "runtime": "eager" + (f", {quantised.facts_of(folder)['precision']}" if quantised.is_quantised(folder) else ""),
         "dtype": str(variant.dtype).removeprefix("torch."),
@@ -54,8 +63,8 @@ def _measure(folder: Path, dense: Path, wanted, power, seed: int, session: dict 
         **memory.parameter_counts(variant),
         "dense_bytes": stored_bytes(dense),
         "packed_bytes": stored_bytes(folder),
-        "macs_per_token": memory.macs_per_token(variant, ids[works[0]][:1]),
-        "kv_cache_bytes_per_token": memory.kv_cache_bytes_per_token(variant, ids[works[0]]),
+        "macs_per_token": memory.macs_per_token(variant, memory.inputs_of(variant, alone, seed, single)),
+        "kv_cache_bytes_per_token": memory.kv_cache_bytes_per_token(variant, inputs[works[0]]),
         **memory.with_interval(peaks, further),
     }
     meter = meter.ready() if meter else None
@@ -66,18 +75,19 @@ def _measure(folder: Path, dense: Path, wanted, power, seed: int, session: dict 
     for work in works:
         # The headline gets half of the time, the others share the rest.
         share = 1.0 if len(works) == 1 else 0.5 if work == works[0] else 0.5 / (len(works) - 1)
-        warm = latency.warm_up(models, ids[work], work.output_tokens, share * wanted.seconds / 2)
+        warm = latency.warm_up(models, inputs[work], work.output_tokens, share * wanted.seconds / 2)
         start = time.perf_counter()
         readings = latency.interleave(
-            models, ids[work], work, share * wanted.seconds, seed, wanted.within_percent / 100
+            models, inputs[work], work, share * wanted.seconds, seed, wanted.within_percent / 100
         )
         about = {"warm_up": warm, "timed_s": time.perf_counter() - start, "disturbance": disturbance.shares(readings)}
         timings.append(latency.summary(readings, seed) | about)
         rows += [{"kind": "time", **row} for row in readings]
     figures |= timing_figures(timings, session, wanted.within_percent)
+    figures |= vision.figures(variant, inputs[works[0]])
     if meter:
         windows = joules.interleave(
-            meter, models, ids[works[0]], works[0], power.seconds, power.window_seconds, timings[0]["dense"], seed
+            meter, models, inputs[works[0]], works[0], power.seconds, power.window_seconds, timings[0]["dense"], seed
         )
         idle.append(joules.idle(meter, power.idle_seconds))
         rows += [{"kind": "energy", **row} for row in windows]

@@ -1,6 +1,7 @@
 """What every step of a recipe is made from, and the options by which a stage is told it."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ class Given(NamedTuple):
     dense: Path  # folder of the dense model of that seed
     data: Path | None = None  # folder of the stage fetch, for steps that train
     calibration: Path | None = None  # folder of the stage calibrate, for steps that look at text
+    task: Any = None  # the study's, a module of prunelab/tasks, for steps that train
 
     @property
     def seed(self) -> int:
@@ -46,11 +48,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--energy", type=Path, help="JSON file that books what this stage used")
 
 
-def of_options(arguments: argparse.Namespace) -> Given:
-    """What a stage was told, with the settings of params.yaml. Raises InputError where the variant cannot be written.
+def of_options(arguments: argparse.Namespace, task_of: Callable) -> Given:
+    """What a stage was told, with the settings of params.yaml, and their task as `task_of(name)` gives it.
+
+    Raises InputError where the variant cannot be written.
 
     Now, and not after hours of training.
     """
     inputs = (arguments.dense, arguments.data, arguments.calibration)
     places.check_folder(arguments.out, *(one for one in inputs if one))
-    return Given(params.load(), arguments.seed, arguments.dense, arguments.data, arguments.calibration)
+    settings = params.load()
+    return Given(settings, arguments.seed, *inputs, task_of(settings.task))

@@ -25,7 +25,7 @@ from prunelab.recipes.variants import QUANTISED, Variant
 
 FOLDER = Path("checkpoints/beginnings")
 MOST = 8  # kept results; of more, those that were used longest ago go
-# The rooms that decide what a step makes.
+# The rooms that decide what a step makes, beside that of the study's task.
 ROOMS = ("models", "quantised", "training", "calibration", "pruning", "structure", "recovery", "making", "recipes")
 
 
@@ -122,9 +122,11 @@ def _key(given: Given, step: Variant) -> str:
         "seed": given.seed,
         "dense": None if from_scratch else identity(given.dense),
         "calibration": _text(given.calibration, "calibration.json"),
-        "data": _text(given.data, "text/manifest.json"),
+        "data": _manifests(given.data),
+        "task": settings.task,
+        "price": settings.price and settings.price.model_dump(mode="json"),
         "prune": settings.prune.model_dump(mode="json", exclude={"methods", "rates", "further"}),
-        "code": _code(),
+        "code": _code(settings.task),
         "libraries": [version(name) for name in ("torch", "transformers")],
     }
     some = {"recover": "recovered" in step.steps, "quantise": step.precision in QUANTISED}
@@ -139,11 +141,17 @@ def _text(folder: Path | None, name: str) -> str | None:
     return path.read_text(encoding="utf-8") if path and path.exists() else None
 
 
+def _manifests(folder: Path | None) -> dict[str, str]:
+    """What the stage fetch says of each part of its data."""
+    found = sorted(Path(folder).glob("*/manifest.json")) if folder else []
+    return {path.parent.name: path.read_text(encoding="utf-8") for path in found}
+
+
 @functools.cache
-def _code() -> str:
+def _code(task: str) -> str:
     """The hash of the modules that a step may be made by."""
     house = Path(__file__).parents[1]
-    modules = sorted(path for room in ROOMS for path in (house / room).glob("*.py"))
+    modules = sorted(path for room in (*ROOMS, f"tasks/{task}") for path in (house / room).rglob("*.py"))
     return hashlib.sha256("".join(files.sha256_file(path) for path in modules).encode()).hexdigest()
 
 

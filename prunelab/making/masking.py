@@ -28,7 +28,7 @@ def mask(given: Given, variant: Variant, out: Path) -> dict:
     if METHODS[variant.method].trains:
         from prunelab.pruning import traintime
 
-        return traintime.prune(settings, given.data, out, plan)
+        return traintime.prune(settings, given.task, given.data, out, plan)
     if given.goes_by_blocks(variant) and calibration:
         from prunelab.pruning import streaming
 

@@ -85,15 +85,16 @@ def quantise(given: Given, variant: Variant, source: Path, out: Path) -> dict:
 def _by_text(given: Given, variant: Variant, source: Path, scratch: Path):
     """The rounding of the weights in folder `source` that looks at calibration text; `scratch`: for hidden states."""
     from prunelab.calibration.calibration import Calibration
+    from prunelab.calibration.samples import batch_of
     from prunelab.quantised import gptq
 
     if given.calibration is None:
         raise InputError(f"{variant.id}: is rounded with calibration text; give --calibration")
-    wanted = given.settings.calibrate
+    wanted, samples = given.settings.calibrate, Calibration(given.calibration).samples()
     return gptq.rounded(
         source,
-        Calibration(given.calibration).samples(),
-        max(1, wanted.batch_tokens // wanted.length),
+        samples,
+        batch_of(samples, wanted.batch_tokens),
         variant.precision,
         given.settings.quantise.group,
         compute=wanted.precision,

@@ -32,17 +32,11 @@ def remove(given: Given, variant: Variant, out: Path) -> dict:
 
 def recover(given: Given, variant: Variant, source: Path, out: Path) -> dict:
     """Fine-tune the pruned model in folder `source` and write it into `out`; what the new sparsity.json says."""
-    import torch
-
-    from prunelab.models import loading
+    from prunelab.models import workers
     from prunelab.recovery import recovery
-    from prunelab.training import training
 
-    wanted, context = given.settings.recover, given.settings.train.context
-    tokenizer = loading.tokenizer_of(given.dense, given.dense)
-    texts = {part: files.read_text(given.data / "text" / f"{part}.txt") for part in ("train", "validation")}
-    tokens = {part: training.encode(tokenizer, text) for part, text in texts.items()}
-    held_out = training.validation_windows(tokens["validation"], context, wanted.validation_windows)
+    wanted = given.settings.recover
+    lessons = given.task.recovery(given.settings, given.dense, given.data, given.seed)
     plan = recovery.Plan(
         tokens=wanted.tokens,
         source=wanted.source,
@@ -51,11 +45,11 @@ def recover(given: Given, variant: Variant, source: Path, out: Path) -> dict:
         learning_rate=wanted.learning_rate,
         weight_decay=wanted.weight_decay,
         batch_size=wanted.batch_size,
-        context=context,
+        context=given.settings.train.context,
         seed=given.seed,
     )
-    validation = torch.stack([window["input_ids"] for window in held_out])
-    return recovery.recover(source, given.dense, out, variant.id, plan, tokens["train"], validation)
+    with workers.threads(given.settings.train.threads):
+        return recovery.recover(source, given.dense, out, variant.id, plan, lessons)
 
 
 def unpruned(given: Given, variant: Variant, out: Path) -> dict:
@@ -94,7 +88,7 @@ def small(given: Given, variant: Variant, like: Path, out: Path) -> dict:
     changes = files.read_json(Path(like) / "sparsity.json")["structure"]["config_changes"]
     settings = floor(given.settings, changes)
     with files.whole_directory(out, like, given.data) as partial:
-        training.run(settings, given.data, partial, given.seed)
+        training.run(settings, given.task, given.data, partial, given.seed)
     return {"variant": variant.id, "config_changes": changes, "epochs": settings.train.epochs}
 
 

@@ -11,6 +11,7 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
+from prunelab import tasks
 from prunelab.disk import files
 from prunelab.errors import InputError
 from prunelab.report.results import label
@@ -18,6 +19,7 @@ from prunelab.study import params
 
 REPORT = Path("report")
 BEST = Path("models/best")
+KINDS = {"causal": {}, "picture": {"kind": "image-text-to-text"}}  # what MLflow is to call a model; else causal-lm
 IDENTITY = (
     "variant",
     "method",
@@ -55,8 +57,9 @@ def entries(settings: params.Settings) -> list[Entry]:
         raise InputError(f"{REPORT / 'results.csv'} has no row for {', '.join(missing)}; write it again: dvc repro")
     measured = [key for key in rows[paths[0]] if key not in IDENTITY]
     numeric = [key for key in measured if any(_number(rows[path][key]) is not None for path in paths)]
-    numeric.sort(key=lambda name: name != "loss")  # the comparison opens on the first one
-    outputs = _dvc_outputs()
+    opens = tasks.headline(settings).column
+    numeric.sort(key=lambda name: name != opens)  # the comparison opens on the first one
+    outputs, kind = _dvc_outputs(), KINDS[tasks.of(settings.task).MODELS]
     options = {"study": settings.study, **_flat(settings.train.tracker.model_dump(), "tracker")}
     options |= {"scope": settings.prune.scope, "checkpoint": settings.prune.checkpoint}
     advice, made = files.read_json(REPORT / "recommendation.json"), []
@@ -78,7 +81,7 @@ def entries(settings: params.Settings) -> list[Entry]:
             "dvc.path": weights,
             "dvc.md5": outputs.get(weights, ("", "unknown"))[1],
             "dvc.get": f"dvc pull {weights}",
-        }
+        } | kind
         name = label(path, len(settings.seeds) > 1)
         made.append(Entry(name, chosen | options, metrics, _tags("variant", settings) | tags, curve, model, []))
     whole = hashlib.sha256("".join(entry.content() for entry in made).encode()).hexdigest()

@@ -114,7 +114,7 @@ def _create(mlflow, client, experiment: str, entry: Entry, tags: dict[str, str])
             run,
             entry.model | tags,
             entry.params,
-            model_type="causal-lm",
+            model_type=entry.model.get("kind", "causal-lm"),
             experiment_id=experiment,
         ).model_id
     now = int(time.time() * 1000)

@@ -16,11 +16,12 @@ from safetensors import SafetensorError, safe_open
 
 from prunelab.disk import files
 from prunelab.errors import InputError
-from prunelab.models import loading
+from prunelab.models import composites, loading, owncode
 from prunelab.models.tensors import DTYPES, dtype_of_most, headers, weight_files
 
 # How classes that are encoders unless their config says so choose what a token sees.
 ONE_OR_THE_OTHER = re.compile(r"is_decoder:\s*\n\s*[\w, ]+ = create_causal_mask")
+CAUSAL, PICTURE = "causal", "picture"
 PROBE = "The 3 cats' café\tcost 1,024.50 €,\nas they say:  naïve — 日本 🙂"
 
 
@@ -35,18 +36,21 @@ class Facts(NamedTuple):
     remarks: list[str]
 
 
-def look(folder: Path, name: str) -> Facts:
-    """Facts of the plain model in `folder` (config, safetensors, tokenizer). Raises InputError in terms of `name`."""
+def look(folder: Path, name: str, accepts: str = CAUSAL) -> Facts:
+    """Facts of the plain model in `folder` (config, safetensors, tokenizer). Raises InputError in terms of `name`.
+
+    accepts: `causal`, a language model, or `picture`, also one that sees pictures.
+    """
     try:
-        return _look(Path(folder), name)
+        return _look(Path(folder), name, accepts)
     except InputError as error:
         told = str(error)
         told = told.replace(f"{folder}/", "").replace(f"{folder}: ", "")
         raise InputError(told if told.startswith(name) else f"{name}: {told}") from error
 
 
-def _look(folder: Path, name: str) -> Facts:
-    raw = _config(folder, name)
+def _look(folder: Path, name: str, accepts: str) -> Facts:
+    raw = _config(folder, name, accepts)
     stored = weight_files(folder)
     counted = _dtypes(stored, name)
     said = str(loading.config_of(folder).dtype or "").removeprefix("torch.")
@@ -74,8 +78,8 @@ def _look(folder: Path, name: str) -> Facts:
     )
 
 
-def _config(folder: Path, name: str) -> dict:
-    """The raw config.json, of an architecture that is a causal LM of the library, neither quantised nor an adapter."""
+def _config(folder: Path, name: str, accepts: str) -> dict:
+    """The raw config.json, of an architecture that the library has and `accepts` names, not quantised, no adapter."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -84,13 +88,19 @@ def _config(folder: Path, name: str) -> dict:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{name}: expected a config.json, found broken JSON: {error}") from None
     kind = raw.get("model_type") if isinstance(raw, dict) else None
-    if kind not in CONFIG_MAPPING_NAMES:
+    own = owncode.granted(folder)
+    if kind not in CONFIG_MAPPING_NAMES and not own:
         raise InputError(
             f"{name}: expected a model_type that transformers knows in config.json, found {kind!r}; "
-            "a model's own Python code is never run"
+            "a model's own Python code is run only where fetch.model.remote_code grants it"
         )
-    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise InputError(f"{name}: expected a causal language model, found {kind!r}, of which transformers has none")
+    if (
+        not own
+        and not (accepts == PICTURE and composites.is_composite(raw))
+        and kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    ):
+        wanted = "a causal language model" + (" or one that sees pictures" if accepts == PICTURE else "")
+        raise InputError(f"{name}: expected {wanted}, found {kind!r}, of which transformers has none")
     for key in ("quantization_config", "compression_config"):
         if raw.get(key):
             method = raw[key].get("quant_method") if isinstance(raw[key], dict) else None

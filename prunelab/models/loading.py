@@ -15,10 +15,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from prunelab.errors import InputError, in_one_line
+from prunelab.models import composites, owncode
 from prunelab.models.tensors import Tensors, stored_dtype, weight_files
 
 # Buffers that classes once stored and now compute: causal masks, rotary frequencies, positions. The library knows most
@@ -30,9 +31,10 @@ WRAPPERS = {"_orig_mod.": "torch.compile", "module.": "DataParallel"}
 
 
 def of_folder(folder, dtype: torch.dtype | None = None):
-    """The causal LM of the plain `folder`, in eval mode on the CPU; `dtype` None: the stored one.
+    """The model of the plain `folder`, in eval mode on the CPU; `dtype` None: the stored one.
 
-    Raises InputError that names tensors which are missing, have no place, or have another shape.
+    It is a causal LM, or one that sees pictures (composites.py), as its config.json says. Raises InputError that names
+    tensors which are missing, have no place, or have another shape.
     """
     dtype = dtype or stored_dtype(weight_files(folder))
     return _checked(folder, Tensors(folder).shape, lambda: _from_pretrained(folder, dtype=dtype))
@@ -44,9 +46,9 @@ def skeleton(folder):
 
 
 def of_state(config, state: dict[str, torch.Tensor], dtype: torch.dtype, name):
-    """The causal LM of `config` with the tensors of `state`, which go by the module's names; `name`: for errors."""
+    """The model of `config` with the tensors of `state`, which go by the module's names; `name`: for errors."""
     # The concrete class, because the Auto class insists on a folder; it ties weights and skips the random init.
-    model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    model_class = composites.class_of(config)
     options = {"output_loading_info": True, "ignore_mismatched_sizes": True}
     return _checked(
         name,
@@ -55,8 +57,15 @@ def of_state(config, state: dict[str, torch.Tensor], dtype: torch.dtype, name):
     )
 
 
+def of_config(config, **options):
+    """A model of `config` with random weights, or none on the meta device; `options`: the library's (`dtype`)."""
+    if owncode.is_own(config):
+        return composites.class_of(config)._from_config(config, **options)
+    return composites.auto_class(config).from_config(config, **options)
+
+
 def of_pickled(folder, name):
-    """The causal LM of a folder with pickled weights (`pytorch_model*.bin`), in the dtype that they are stored in.
+    """The model of a folder with pickled weights (`pytorch_model*.bin`), in the dtype that they are stored in.
 
     torch's restricted unpickler builds tensors and nothing else. Raises InputError for anything else, as `of_folder`.
     """
@@ -179,7 +188,13 @@ def sees_ahead(model, ids: torch.Tensor) -> bool:
     """
     other = ids.clone()
     other[0, -1] = (ids[0, -1] + 1) % model.get_input_embeddings().num_embeddings
-    one, two = (model(input_ids=tokens, use_cache=False).logits[0, :-1].float() for tokens in (ids, other))
+    return all(_differ(model, ids, other, told) for told in composites.ways_to_attend(model))
+
+
+def _differ(model, ids: torch.Tensor, other: torch.Tensor, told: dict) -> bool:
+    """Whether the logits of two texts differ before their last token; `told`: values of arguments for every token."""
+    more = {key: torch.full_like(ids, value) for key, value in told.items()}
+    one, two = (model(input_ids=tokens, use_cache=False, **more).logits[0, :-1].float() for tokens in (ids, other))
     if one.isnan().any():
         dtype = str(model.dtype).removeprefix("torch.")
         raise InputError(
@@ -212,8 +227,13 @@ def require_causal(model, name) -> None:
 
 
 def _from_pretrained(folder, **options):
-    return AutoModelForCausalLM.from_pretrained(
-        folder, trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True, **options
+    auto = AutoModelForCausalLM if "gguf_file" in options else composites.auto_class(config_of(folder))
+    return auto.from_pretrained(
+        folder,
+        trust_remote_code=owncode.granted(folder),
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+        **options,
     )
 
 
@@ -286,12 +306,13 @@ def quiet():
 
 
 def config_of(folder):
-    """The config in `folder`. Raises InputError when there is none, or not of a causal LM that the library knows."""
+    """The config in `folder`. Raises InputError when there is none, or not of a model that the library knows."""
     path = Path(folder) / "config.json"
     if not path.is_file():
         raise InputError(f"{folder}: no config.json in it; expected a model's folder")
+    granted = owncode.granted(folder)
     try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        return AutoConfig.from_pretrained(folder, trust_remote_code=granted)
     except Exception as error:  # as above
         reason = in_one_line(error)
         raise InputError(f"{path}: the library cannot read it: {reason}") from error
@@ -302,9 +323,10 @@ def tokenizer_of(folder, name, **special):
 
     Raises InputError with the reason in one line; `name`: for it.
     """
+    granted = owncode.granted(folder)
     with quiet():
         try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **special)
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=granted, **special)
         except Exception as error:  # as many kinds as tokenizers
             reason = in_one_line(error)
             if "trust_remote_code" in str(error):

@@ -2,17 +2,19 @@
 
 Decoder blocks are the longest `ModuleList` of equal modules; the prunable tensors are the weights of the linear layers
 inside them (`Linear`, and GPT-2's `Conv1D`, a transposed linear). Embeddings, a tied head, norms and biases
-are outside.
+are outside. In a model that sees pictures each of its towers has blocks of its own (composites.py).
 """
 
 import contextlib
 import difflib
 import re
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
 from prunelab.errors import InputError
+from prunelab.models import composites
 
 # How configs name the ids of special tokens: pad_token_id, image_token_index, mask_index, suppress_tokens, …
 SPECIAL = re.compile(r"_token_ids?$|_token_index$|^(bos|eos|pad|unk|mask|sep|cls)_index$|^(begin_)?suppress_tokens$")
@@ -147,8 +149,12 @@ def context_length(config) -> int | None:
     return None
 
 
-def decoder_blocks(model) -> tuple[str, nn.ModuleList]:
-    """The name and the list of decoder blocks. Raises InputError that names what was looked for."""
+def decoder_blocks(model, tower: str = composites.LANGUAGE) -> tuple[str, nn.ModuleList]:
+    """The name and the list of decoder blocks, of a model that sees pictures those of one `tower`.
+
+    Raises InputError that names what was looked for.
+    """
+    belongs = composites.belongs(model, tower)
     candidates = [
         (name, module)
         for name, module in model.named_modules()
@@ -156,12 +162,14 @@ def decoder_blocks(model) -> tuple[str, nn.ModuleList]:
         and len(module) > 0
         and len({type(block) for block in module}) == 1
         and any(is_linear(inner) for inner in module[0].modules())
+        and belongs(name)
     ]
     # A list inside another's block (experts, say) is not the stack itself.
     outer = [(n, m) for n, m in candidates if not any(n.startswith(other + ".") for other, _ in candidates)]
     if not outer:
+        what = "decoder blocks" if tower == composites.LANGUAGE else f"blocks of a {tower} tower"
         raise InputError(
-            f"{type(model).__name__}: no decoder blocks found; looked for a ModuleList of modules of one type "
+            f"{type(model).__name__}: no {what} found; looked for a ModuleList of modules of one type "
             "that hold Linear or Conv1D layers"
         )
     return max(outer, key=lambda item: sum(p.numel() for p in item[1].parameters()))
@@ -172,20 +180,27 @@ def is_linear(module) -> bool:
     return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
 
 
-def prunable_tensors(model) -> list[dict]:
-    """What prunable.json holds: `name, block, role, transposed, shape` of every linear weight in the blocks."""
-    stack, blocks = decoder_blocks(model)
-    tensors = []
-    for index, block in enumerate(blocks):
-        for path, module in block.named_modules():
-            if is_linear(module):
-                tensors.append(
-                    {
-                        "name": f"{stack}.{index}.{path}.weight",
-                        "block": index,
-                        "role": "attention" if "attn" in path or "attention" in path else "mlp",
-                        "transposed": not isinstance(module, nn.Linear),
-                        "shape": list(module.weight.shape),
-                    }
-                )
+def prunable_tensors(model, towers: Sequence[str] = (composites.LANGUAGE,)) -> list[dict]:
+    """What prunable.json holds: `name, block, role, transposed, shape` of every linear weight in the blocks.
+
+    towers: of a model that sees pictures, the parts whose blocks count (`prune.towers`). Where more than the language
+    model is asked for each entry has a `tower` too; its blocks are numbered on behind those of the tower before.
+    """
+    tensors, before = [], 0
+    for tower in towers:
+        stack, blocks = decoder_blocks(model, tower)
+        for index, block in enumerate(blocks):
+            for path, module in block.named_modules():
+                if is_linear(module):
+                    tensors.append(
+                        {
+                            "name": f"{stack}.{index}.{path}.weight",
+                            "block": before + index,
+                            "role": "attention" if "attn" in path or "attention" in path else "mlp",
+                            "transposed": not isinstance(module, nn.Linear),
+                            "shape": list(module.weight.shape),
+                            **({"tower": tower} if tuple(towers) != (composites.LANGUAGE,) else {}),
+                        }
+                    )
+        before += len(blocks)
     return tensors

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from prunelab.disk.files import read_json, write_json
 from prunelab.errors import InputError
+from prunelab.models import owncode
 from prunelab.models.tensors import INDEX, dtype_of_most, open_tensors
 
 PACKED_INDEX = "packed.index.json"
@@ -126,12 +127,17 @@ def buffers_of(folder) -> list[str]:
     return read_json(path) if path.exists() else []
 
 
+def companions(folder) -> list[Path]:
+    """What a folder needs beside its tensors: config, tokenizer, generation settings, the processor of pictures."""
+    patterns = (*COMPANIONS, owncode.CODE) if owncode.is_marked(folder) else COMPANIONS
+    found = [path for pattern in patterns for path in sorted(Path(folder).glob(pattern))]
+    return [path for path in found if path.name not in NOT_COMPANIONS]
+
+
 def copy_companions(source, target) -> None:
-    """Copy what a folder needs beside its tensors: config, tokenizer, generation settings."""
-    for pattern in COMPANIONS:
-        for path in Path(source).glob(pattern):
-            if path.name not in NOT_COMPANIONS:
-                shutil.copyfile(path, Path(target) / path.name)
+    """Copy `companions` from one folder into another."""
+    for path in companions(source):
+        shutil.copyfile(path, Path(target) / path.name)
 
 
 def packed_dtype(folder) -> torch.dtype:

@@ -2,7 +2,8 @@
 
 Weights come as safetensors and are copied as they are, as one GGUF file, which is dequantized to fp32 once, or pickled
 (`pytorch_model.bin`, as OPT is published): those are read by torch's restricted unpickler, which builds tensors and
-nothing else, and written as safetensors. A model's own Python code is never run: it could do anything.
+nothing else, and written as safetensors. A model's own Python code could do anything: it is left behind, unless the
+study grants the commit that it is of (owncode.py).
 """
 
 import shutil
@@ -12,25 +13,30 @@ from pathlib import Path
 from prunelab.data import sources
 from prunelab.disk import files
 from prunelab.errors import InputError
-from prunelab.models import inspection, loading
+from prunelab.models import inspection, loading, owncode
 from prunelab.models.tensors import INDEX, WEIGHTS, weight_names
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 POINTER = b"version https://git-lfs"  # how a file begins that git has left where it is
 
 
-def prepare(source, out: Path) -> dict:
-    """Fetch the model that `source` (`fetch.model` of the settings) names into the new folder `out`; its manifest."""
+def prepare(source, out: Path, accepts: str = inspection.CAUSAL) -> dict:
+    """Fetch the model that `source` (`fetch.model` of the settings) names into the new folder `out`; its manifest.
+
+    accepts: which kinds of models (inspection.look), as the task of the study says.
+    """
     out.mkdir(parents=True, exist_ok=True)
+    wanted = sources.MODEL_FILES
+    if commit := getattr(source, "remote_code", None):
+        print(f"  runs Python code of {source.name} itself, as it is at commit {commit}", flush=True)
+        source, wanted = source.model_copy(update={"revision": commit}), (*wanted, owncode.CODE)
     with tempfile.TemporaryDirectory(prefix=".download-", dir=out) as scratch:
-        brought = sources.bring(source, Path(scratch), sources.MODEL_FILES, repo_type="model")
+        brought = sources.bring(source, Path(scratch), wanted, repo_type="model")
         ggufs = [path for path in brought.files if path.suffix == ".gguf"]
         configs = [path for path in brought.files if path.name == "config.json"]
         safetensors = [path for path in brought.files if path.name in (WEIGHTS, INDEX)]
         if len(configs) == 1 and not safetensors and source.files is None:
-            brought = sources.bring(
-                source, Path(scratch), (*sources.MODEL_FILES, *sources.PICKLED_FILES), repo_type="model"
-            )
+            brought = sources.bring(source, Path(scratch), (*wanted, *sources.PICKLED_FILES), repo_type="model")
         _check_pointers(source.name, brought.files)
         pickled = [path for path in brought.files if path.name.startswith("pytorch_model") and path.suffix == ".bin"]
         if len(ggufs) == 1 and not configs:
@@ -46,7 +52,10 @@ def prepare(source, out: Path) -> dict:
                 f"{source.name}: expected one model, a config.json beside its weights or one .gguf file, "
                 f"found {len(configs)} config.json and {len(ggufs)} .gguf; say which with `files:`"
             )
-    facts = inspection.look(out, source.name)
+    (out / owncode.MARK).unlink(missing_ok=True)  # whoever sends a model grants nothing
+    if commit:
+        owncode.mark(out, commit)
+    facts = inspection.look(out, source.name, accepts)
     manifest = {"model": called, "source": brought.facts} | inspection.manifest(out, facts)
     files.write_json(out / "manifest.json", manifest)
     return manifest

@@ -8,6 +8,7 @@ their state into its checkpoints.
 """
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,20 +51,22 @@ class Pruner(TrainerCallback):
     Args:
         scope: which linear layers of the decoder blocks: blocks (all) | attention | mlp.
         jointly: ranks all weights together; otherwise every tensor loses the same share.
+        towers: whose blocks, of a model that sees pictures (`prune.towers`).
     """
 
-    def __init__(self, scope: str, schedule: Schedule, jointly: bool = False):
-        self.scope, self.schedule, self.jointly = scope, schedule, jointly
+    def __init__(self, scope: str, schedule: Schedule, jointly: bool = False, towers: Sequence[str] = ("language",)):
+        self.scope, self.schedule, self.jointly, self.towers = scope, schedule, jointly, tuple(towers)
         self.names: list[str] = []  # of the weights, known once the model is
         self.masks: dict[str, torch.Tensor] = {}  # bool, True where a weight is kept
 
     @property
     def decisive(self) -> list:
         """All that decides what it does, for the fingerprint of a run."""
-        return [type(self).__name__, self.scope, *self.schedule, self.jointly]
+        return [type(self).__name__, self.scope, *self.schedule, self.jointly, *self.towers]
 
     def on_train_begin(self, args, state, control, model=None, **_):
-        self.names = [t["name"] for t in models.prunable_tensors(model) if self.scope in ("blocks", t["role"])]
+        tensors = models.prunable_tensors(model, self.towers)
+        self.names = [tensor["name"] for tensor in tensors if self.scope in ("blocks", tensor["role"])]
         if round(self.schedule.begin * state.max_steps) >= round(self.schedule.end * state.max_steps):
             raise InputError(
                 f"prune.gradual: {state.max_steps} training steps leave none between begin_percent "
@@ -111,8 +114,8 @@ class Movement(Pruner):
     kept; a removed weight keeps its value aside and may come back as long as masks are drawn.
     """
 
-    def __init__(self, scope: str, schedule: Schedule, jointly: bool = True):
-        super().__init__(scope, schedule, jointly)
+    def __init__(self, scope: str, schedule: Schedule, jointly: bool = True, towers: Sequence[str] = ("language",)):
+        super().__init__(scope, schedule, jointly, towers)
         self.scores: dict[str, torch.Tensor] = {}
         self._aside: dict[str, torch.Tensor] = {}  # the weights without masks
 
@@ -167,9 +170,10 @@ class Movement(Pruner):
 PRUNERS = {"gradual-magnitude": GradualMagnitude, "movement": Movement}
 
 
-def prune(settings, data, out, plan) -> dict:
+def prune(settings, task, data, out, plan) -> dict:
     """Train the study's model again with a pruner beside it, and write the variant of `plan` into folder `out`.
 
+    task: as of `training.run`.
     Everything else (start, windows, steps, seed) is as for the dense model. Returns what sparsity.json says.
     """
     from prunelab.pruning import pruning
@@ -182,7 +186,9 @@ def prune(settings, data, out, plan) -> dict:
         wanted.end_percent / 100,
         wanted.every_steps,
     )
-    pruner = PRUNERS[plan.variant.method](plan.scope, schedule, jointly=plan.allocation == "global")
+    pruner = PRUNERS[plan.variant.method](
+        plan.scope, schedule, jointly=plan.allocation == "global", towers=settings.prune.towers
+    )
 
     def decide(scope, weights, shares):
         return (Decision(tensor, pruner.masks[tensor["name"]]) for tensor in scope)
@@ -191,7 +197,7 @@ def prune(settings, data, out, plan) -> dict:
     shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
     folder.mkdir(parents=True)
     try:
-        training.run(settings, Path(data), folder, plan.seed, [pruner])
+        training.run(settings, task, Path(data), folder, plan.seed, [pruner])
         return pruning.prune(folder, out, plan._replace(checkpoint="last"), decide=decide)
     finally:
         shutil.rmtree(folder)

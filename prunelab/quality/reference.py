@@ -54,20 +54,30 @@ def save(path, reference: Reference) -> None:
         if (value := getattr(head, part)) is not None:
             tensors[f"dense.{part}"] = value.detach().contiguous()
     facts = {"facts": reference.facts, "asked": reference.asked, "head": {"scale": head.scale, "softcap": head.softcap}}
+    write(path, tensors, facts)
+
+
+def write(path, tensors: dict[str, torch.Tensor], about: dict) -> None:
+    """Write tensors and what is to be known of them (plain JSON) as one file."""
     with whole_file(path) as partial:
-        save_file(tensors, partial, metadata={"prunelab": json.dumps(facts)})
+        save_file(tensors, partial, metadata={"prunelab": json.dumps(about)})
 
 
-def load(path) -> Reference:
-    """Read what `save` wrote. Raises InputError when it is missing or broken."""
+def read(path) -> tuple[dict[str, torch.Tensor], dict]:
+    """What `write` wrote. Raises InputError when it is missing or broken."""
     try:
         with safe_open(path, "pt") as file:
             about = json.loads(file.metadata()["prunelab"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118 (not a dict)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; run the reference stage first (dvc repro reference)") from None
     except (SafetensorError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not a reference of this program ({error}); run the reference stage again") from None
+
+
+def load(path) -> Reference:
+    """Read what `save` wrote. Raises InputError when it is missing or broken."""
+    tensors, about = read(path)
     arrays = {name: tensor.numpy() for name, tensor in tensors.items() if not name.startswith("dense.")}
     head = Head(tensors.get("dense.weight"), tensors.get("dense.bias"), **about["head"])
     return Reference(
@@ -100,22 +110,33 @@ def check(reference: Reference, wanted) -> None:
             raise InputError(
                 f"quality.questions: {name} is not the file that dense was asked; run the reference stage again"
             )
+    check_same("quality", reference.asked, now)
+    check_libraries(reference.facts)
+
+
+def check_same(section: str, asked: dict, now: dict) -> None:
+    """Raises InputError that names the setting of `section` which is another `now` than when dense was asked."""
     for key, value in now.items():
-        if reference.asked.get(key) != value:
+        if asked.get(key) != value:
             raise InputError(
-                f"quality.{key} is {value}, but the reference was made with {reference.asked.get(key)}; "
+                f"{section}.{key} is {value}, but the reference was made with {asked.get(key)}; "
                 "run the reference stage again"
             )
+
+
+def check_libraries(facts: dict) -> None:
+    """Raises InputError where a library has another version than in the facts of a reference."""
     for name, found in libraries().items():
-        if reference.facts.get("libraries", {}).get(name, found) != found:
+        if facts.get("libraries", {}).get(name, found) != found:
             raise InputError(
-                f"{name} is {found}, but the reference was made with {reference.facts['libraries'][name]}, and another "
+                f"{name} is {found}, but the reference was made with {facts['libraries'][name]}, and another "
                 "version computes other figures; run the reference stage again"
             )
 
 
-def check_model(reference: Reference, folder, name: str) -> None:
-    """Raises InputError when the variant `name` in `folder` was made of another dense model than the reference's."""
+def check_model(reference, folder, name: str) -> None:
+    """Raises InputError when the variant `name` in `folder` was made of another dense model than the reference's (any
+    that has `facts`)."""
     folder, known = Path(folder), reference.facts.get("dense_sha256")
     record = next((folder / file for file in RECORDS if (folder / file).exists()), None)
     made_of = read_json(record).get("dense_sha256") if record else None

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional
 
 from prunelab.models import caches
+from prunelab.quantised.layers import dense_products
 
 
 @torch.inference_mode()
@@ -26,6 +27,7 @@ def decode_loss(model, ids: torch.Tensor) -> float:
 
 @torch.inference_mode()
 def window_loss(model, ids: torch.Tensor) -> float:
-    """Mean nats of ids (1, tokens) but the first, from one pass over all of them."""
-    logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
+    """Mean nats of ids (1, tokens) but the first, from one pass over all of them, by dense products alone."""
+    with dense_products(model):
+        logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
     return float(functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none").double().mean())

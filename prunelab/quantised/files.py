@@ -175,14 +175,14 @@ def load(folder):
     Raises InputError for a folder that does not hold what its config says.
     """
     from accelerate import init_empty_weights
-    from transformers import AutoModelForCausalLM, GenerationConfig
+    from transformers import GenerationConfig
 
     from prunelab.models import loading
 
     folder = Path(folder)
     facts = facts_of(folder)
     with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(loading.config_of(folder), dtype=getattr(torch, facts["dtype"]))
+        model = loading.of_config(loading.config_of(folder), dtype=getattr(torch, facts["dtype"]))
     layers = prepare(model, facts["precision"], facts["group"], facts["head"], facts["tied"])
     tensors = Tensors(folder)
     fill_layers(layers, tensors, folder)
@@ -201,15 +201,13 @@ def dequantised(folder, quantised=None):
 
     quantised: what `load` gave of it, where that is at hand.
     """
-    from transformers import AutoModelForCausalLM
-
     from prunelab.models import loading
 
     model, config = quantised or load(folder), loading.config_of(folder)
     facts = facts_of(folder)
     del config.quantization_config
     with torch.device("meta"):
-        skeleton = AutoModelForCausalLM.from_config(config, dtype=model.dtype)
+        skeleton = loading.of_config(config, dtype=model.dtype)
     transposed = {tensor["name"] for tensor in models.prunable_tensors(skeleton) if tensor["transposed"]}
     names = prepare(skeleton, facts["precision"], facts["group"], facts["head"], facts["tied"])
     state = dict(model.state_dict())

@@ -14,6 +14,7 @@ from torch import nn
 
 from prunelab.calibration.blocks import BlockModel, progress, run, workers_for
 from prunelab.calibration.observer import watching
+from prunelab.calibration.samples import Samples
 from prunelab.errors import InputError
 from prunelab.models import checkpoint, loading, packed
 from prunelab.models.tensors import Tensors
@@ -57,7 +58,7 @@ def solve(weight: torch.Tensor, factor: sparsegpt.Factor, grid: Grid) -> tuple[t
 @torch.no_grad()
 def rounded(
     source,
-    samples: torch.Tensor,
+    samples: Samples,
     batch: int,
     precision: str,
     group: int = 32,
@@ -70,7 +71,7 @@ def rounded(
 
     Args:
         source: a plain or packed folder; the model that is then quantised is that one.
-        samples: (samples, length) int64 calibration tokens; `batch` of them run at a time.
+        samples: what it is calibrated on; `batch` of them run at a time.
         precision, group: as of `quantise`. compute: of the forward passes, `calibrate.precision` of a study.
         disk: folder for the hidden states; None keeps them in memory.
 
@@ -97,7 +98,7 @@ def _plain(source: Path):
         yield Path(scratch)
 
 
-def _by_blocks(model: BlockModel, weights: Tensors, samples, batch: int, grid: Grid, disk) -> dict:
+def _by_blocks(model: BlockModel, weights: Tensors, samples: Samples, batch: int, grid: Grid, disk) -> dict:
     """{name: (levels, steps)} of all linear weights of the blocks."""
     found = {}
     states = model.enter(samples, batch, disk)

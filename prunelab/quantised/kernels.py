@@ -16,7 +16,7 @@ from prunelab.quantised.grid import Grid
 
 INPUTS = 16  # that the int8 kernel reads at a time
 OUTPUTS = 64  # a multiple of the rows that every CPU's int4 layout keeps together
-TOKENS = {"int8": 12, "int4": 16}  # up to so many the kernels are faster (python -m benchmarks.crossover)
+TOKENS = {"int8": 8, "int4": 64}  # up to so many the kernels are faster (python -m benchmarks.crossover)
 PART = 1 << 18  # weights made dense at a time: they stay in the processor's cache
 
 # Without AVX-512 the kernels are vectorised for bf16 alone (fp32 takes 20 times as long), so activations are cast.

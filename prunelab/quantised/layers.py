@@ -4,6 +4,8 @@ They have no `weight`: who does more with one than to multiply by it gets an Att
 Inference alone: their products have no gradients.
 """
 
+import contextlib
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -106,6 +108,20 @@ class QuantisedEmbedding(nn.Module):
 def quantised_layers(model) -> dict[str, QuantisedLinear]:
     """The quantised layers of `model` by name, one that is both embedding and head once, as `….table`."""
     return {name: module for name, module in model.named_modules() if isinstance(module, QuantisedLinear)}
+
+
+@contextlib.contextmanager
+def dense_products(model):
+    """Within, no layer of `model` takes the kernels, however few tokens it gets."""
+    layers = quantised_layers(model).values()
+    before = [layer._few for layer in layers]
+    for layer in layers:
+        layer._few = 0
+    try:
+        yield
+    finally:
+        for layer, few in zip(layers, before, strict=True):
+            layer._few = few
 
 
 def held_bytes(model) -> int:

@@ -14,7 +14,7 @@ import torch
 
 from prunelab.disk.files import whole_directory
 from prunelab.errors import InputError
-from prunelab.models import loading, models
+from prunelab.models import composites, loading, models
 from prunelab.models.packed import COMPANIONS
 from prunelab.quantised import files
 
@@ -53,8 +53,9 @@ def export(folder, out) -> None:
 
 def _in_torchao(folder, dtype: torch.dtype):
     from torchao.quantization import Int8WeightOnlyConfig
-    from transformers import AutoModelForCausalLM, TorchAoConfig
+    from transformers import TorchAoConfig
 
     with loading.quiet():
         config = TorchAoConfig(Int8WeightOnlyConfig(version=2))
-        return AutoModelForCausalLM.from_pretrained(folder, quantization_config=config, dtype=dtype).eval()
+        auto = composites.auto_class(loading.config_of(folder))
+        return auto.from_pretrained(folder, quantization_config=config, dtype=dtype).eval()

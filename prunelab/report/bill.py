@@ -7,7 +7,7 @@ is priced with the watts that the measuring session of the dense model saw: an e
 from typing import NamedTuple
 
 from prunelab.energy import energy
-from prunelab.report.tables import Cell, Column, Table, bounded, number, words
+from prunelab.fragments import Cell, Column, Table, bounded, number, words
 
 
 class Bill(NamedTuple):

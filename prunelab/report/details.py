@@ -4,8 +4,8 @@ Robustness, zero-shot tasks, loss by context, time by workload, published figure
 """
 
 from prunelab.disk.files import read_json
+from prunelab.fragments import UNKNOWN, Cell, Column, Table, bounded, ends, number, words
 from prunelab.report import published
-from prunelab.report.tables import UNKNOWN, Cell, Column, Table, bounded, ends, number, words
 
 ON_A_GRID_PERCENT = 2  # that rounding moves weights by; normal ones, in groups of 32, move by 8
 
@@ -130,7 +130,7 @@ def runtimes(study) -> Table | None:
 
 
 def recovery(study) -> Table | None:
-    """Loss before and after fine-tuning of every recovered variant: on validation text, and against dense on test."""
+    """Every recovered variant before and after fine-tuning: its validation loss, and its headline against dense's."""
     rows = {row["path"]: row for row in study.rows}
     lines = []
     for path, files in study.files.items():
@@ -145,8 +145,8 @@ def recovery(study) -> Table | None:
             words(facts["source"]),
             number(facts["validation_loss_before"]),
             number(facts["validation_loss_after"]),
-            bounded(ends(before, "loss_increase_percent")),
-            bounded(ends(after, "loss_increase_percent")),
+            bounded(ends(before, study.headline.increase_percent)),
+            bounded(ends(after, study.headline.increase_percent)),
         ]
         lines.append(("", cells))
     columns = [

@@ -1,7 +1,7 @@
 """The report as one HTML file: no network, no server, light and dark, prints well.
 
-`render()` gathers sentences, tables and pictures and hands them to report.html.j2, which holds all the words that every
-study shares. A section without data is left out or says why it is empty.
+`render()` gathers sentences, tables and pictures and hands them to templates/report.html.j2, which holds all the words
+that every study shares. A section without data is left out or says why it is empty.
 """
 
 import re
@@ -13,29 +13,29 @@ from markupsafe import Markup, escape
 
 from prunelab.deploy import recommendation
 from prunelab.disk.files import read_json
-from prunelab.report import charts, claims, details, drawing, evolution, tables, verdict
+from prunelab.report import charts, claims, details, drawing, evolution, sections, tables, verdict
 from prunelab.report.bill import bill
 
 
 class Pictures(NamedTuple):
     """The charts of a study as matplotlib figures; None where it has no data for one."""
 
-    loss_vs_sparsity: object | None
-    size_vs_loss: object | None
+    against_sparsity: object | None
+    tradeoffs: object | None
     trajectories: object | None
     training_curve: object | None
 
 
 def pictures(study, found: list[verdict.Group]) -> Pictures:
     """All charts of `study`, whose groups are `found`."""
-    report, limit = study.settings.report, study.settings.deploy.loss_increase_percent
+    sharp, limit = study.settings.report.sharp_rise_percent, study.settings.deploy.worse_percent
     references = [row for row in study.rows if row["rate"] is None]
-    dense = study.dense
-    losses = any(group.loss is not None for group in found) and dense["loss"] is not None
+    dense, headline = study.dense, study.headline
+    known = any(group.value is not None for group in found) and dense[headline.column] is not None
     curves, paths = curve_tables(study), trajectory_paths(study)
     return Pictures(
-        charts.loss_against_sparsity(found, references, limit, report.sharp_rise_percent) if losses else None,
-        charts.tradeoffs(study.rows, dense, 2 * report.sharp_rise_percent) if losses else None,
+        charts.against_sparsity(headline, found, references, limit, sharp) if known else None,
+        charts.tradeoffs(headline, study.rows, dense, 2 * sharp) if known else None,
         charts.trajectories(paths) if paths else None,
         charts.training_curve(curves) if curves else None,
     )
@@ -66,22 +66,28 @@ def trajectory_paths(study) -> list[evolution.Path]:
     return evolution.paths(table) if table["tick"].nunique() > 1 else []
 
 
-def render(study, found: list[verdict.Group], drawn: Pictures, advice: dict) -> str:
-    """The whole page; advice: the content of recommendation.json."""
+def templates() -> jinja2.Environment:
+    """Where the page's templates are, and how they are filled in."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["code"] = _code
-    dense = study.dense
+    return environment
+
+
+def render(study, found: list[verdict.Group], drawn: Pictures, advice: dict, further=()) -> str:
+    """The whole page; advice: the content of recommendation.json; further: the sections that the task adds."""
+    environment, dense = templates(), study.dense
     shown = next(row for row in study.rows if row["variant"] == recommendation.delivered(advice))
     timed = study.timed_at(shown)
     efficiency = study.files[dense["path"]]["efficiency"]
     return environment.get_template("report.html.j2").render(
         settings=study.settings,
+        headline=study.headline,
         palette=drawing.PALETTE,
         dense=dense,
         model=_model(study),
@@ -98,7 +104,7 @@ def render(study, found: list[verdict.Group], drawn: Pictures, advice: dict) -> 
         efficiency=efficiency,
         results=tables.results(study, shown["path"] if advice["variant"] else None, advice["rivals"]),
         against=tables.against_baseline(study, found),
-        over_seeds=tables.over_seeds([*verdict.unpruned(study), *found]),
+        over_seeds=tables.over_seeds([*verdict.unpruned(study), *found], study.headline),
         timed=study.label(timed),
         workloads=details.workloads(study, timed),
         runtimes=details.runtimes(study),
@@ -107,19 +113,20 @@ def render(study, found: list[verdict.Group], drawn: Pictures, advice: dict) -> 
         robustness=details.robustness(study),
         tasks=details.tasks(study),
         samples=details.samples(study),
+        sections=sections.drawn(environment, further, study.headline.sign),
         reproduction=details.reproduction(study),
         bill=bill(study),
         provenance=provenance(study),
         **{
-            f"{name}_svg": Markup(drawing.inline(figure, LABELS[name])) if figure else None
+            f"{name}_svg": Markup(drawing.inline(figure, LABELS[name].format(study.headline))) if figure else None
             for name, figure in drawn._asdict().items()
         },
     )
 
 
 LABELS = {
-    "loss_vs_sparsity": "Loss against sparsity, a line for each method, with the dense model's loss",
-    "size_vs_loss": "Loss against stored size, decoding time and energy",
+    "against_sparsity": "{0.title} against sparsity, a line for each method, with the dense model's {0.name}",
+    "tradeoffs": "{0.title} against stored size, decoding time and energy",
     "trajectories": "Values of sampled weights over training, by how they evolve",
     "training_curve": "Training and validation loss over optimizer steps",
 }
@@ -153,13 +160,16 @@ def provenance(study) -> list[tuple[str, str]]:
         if value not in (None, "", [], {}):
             told.append((what, str(value)))
 
-    tell("text", f"{study.settings.fetch.text.name}, split {quality.get('split')}")
-    tell("text sha256", quality.get("text_sha256"))
+    data = "text" if study.settings.fetch.text else "rows"
+    tell(data, f"{study.settings.learns_from}, split {quality.get('split')}")
+    tell(f"{data} sha256", quality.get("text_sha256"))
     if quality.get("windows"):
         tell(
             "evaluated on",
             f"{quality['windows']:,} windows of {quality.get('context')} tokens, {quality.get('tokens'):,} scored",
         )
+    if quality.get("rows"):  # of tasks that judge by something else than text
+        tell("evaluated on", f"{quality['rows']:,} rows of {quality.get('items'):,} {study.headline.items}")
     tell("precision of dense", quality.get("dtype"))
     tell("device", efficiency.get("device"))
     tell(

@@ -46,7 +46,7 @@ class Reproduction(NamedTuple):
 
 def model_name(settings) -> str | None:
     """The key of PERPLEXITY that the study's dense model is, if it is one of them, fetched and not trained further."""
-    if settings.fetch.model is None or settings.train.epochs:
+    if settings.fetch.model is None or settings.train.epochs or settings.fetch.text is None:
         return None
     name = settings.fetch.model.name.lower().rstrip("/")
     return next((known for known in PERPLEXITY if re.search(rf"(^|[/_]){re.escape(known)}(-hf)?$", name)), None)

@@ -13,11 +13,13 @@ import csv
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from prunelab import tasks
 from prunelab.deploy import devices, figures
 from prunelab.disk.files import read_json, whole_file
 from prunelab.errors import InputError, exit_cleanly
 from prunelab.recipes import variants
 from prunelab.recipes.variants import QUANTISED, Variant
+from prunelab.tasks import Headline
 
 # The contract with everything that reads results: these names, first, in this order.
 # fmt: off
@@ -55,6 +57,7 @@ class Study(NamedTuple):
     bills: dict[str, dict]
     results: Path
     models: Path
+    headline: Headline  # what rows are judged by
 
     @property
     def dense(self) -> dict:
@@ -98,14 +101,15 @@ def read(settings, results, models) -> Study:
     """The study of `settings` from the folders `results` and `models`. Raises InputError naming the file that is
     missing and the stage that writes it."""
     results, models = Path(results), Path(models)
-    variants, files, rows = settings.variants(), {}, []
+    variants, files, rows, headline = settings.variants(), {}, [], tasks.headline(settings)
     for tag in settings.seeds:
         for variant in variants:
             files[f"{tag}/{variant.id}"] = _files_of(settings, tag, variant, results, models)
-        rows += [_row(settings, files, tag, variant) for variant in variants]
+        rows += [_row(settings, headline, files, tag, variant) for variant in variants]
     device = results / "device.json"
     bills = _bills(results / "energy", settings.seeds, [variant.id for variant in variants])
-    return Study(settings, rows, files, read_json(device) if device.exists() else None, bills, results, models)
+    known = read_json(device) if device.exists() else None
+    return Study(settings, rows, files, known, bills, results, models, headline)
 
 
 def _files_of(settings, tag: str, variant: Variant, results: Path, models: Path) -> dict[str, dict]:
@@ -137,11 +141,11 @@ def _required(path: Path, stage: str) -> dict:
     return content
 
 
-def _row(settings, files: dict, tag: str, variant: Variant) -> dict:
+def _row(settings, headline: Headline, files: dict, tag: str, variant: Variant) -> dict:
     """One row: every plain value of the variant's files under its name, and what follows from dense."""
     path, dense = f"{tag}/{variant.id}", f"{tag}/dense"
     _require_same_measure(files, path, dense)
-    row, mine, base = dict.fromkeys((*COLUMNS, *FURTHER)), files[path], files[dense]
+    row, mine, base = dict.fromkeys((*COLUMNS, *FURTHER, *headline.columns)), files[path], files[dense]
     other = settings.timed_as(variant)
     work = mine.get("efficiency") or files[f"{tag}/{other}"]["efficiency"]
     taken = {key: value for key, value in work.items() if not (other and key in OWN)}
@@ -164,11 +168,12 @@ def _row(settings, files: dict, tag: str, variant: Variant) -> dict:
     if isinstance(provenance, dict):
         row["energy_provenance"] = " ".join(f"{part}:{source}" for part, source in provenance.items())
     row |= figures.accuracy_drop(mine["quality"].get("tasks"))
-    loss = base["quality"].get("loss")
-    for end in ("", "_lo", "_hi"):
-        difference = row[f"loss_diff{end}"]
-        if loss and difference is not None:
-            row[f"loss_increase_percent{end}"] = 100 * difference / loss
+    for column in dict.fromkeys(("loss", headline.column)):
+        whole = base["quality"].get(column)
+        for end in ("", "_lo", "_hi"):
+            difference = row[f"{column}_diff{end}"]
+            if whole and difference is not None:
+                row[f"{column}_increase_percent{end}"] = 100 * difference / whole
     return row
 
 
@@ -182,7 +187,7 @@ def elsewhere(study: Study, folder) -> Study:
         for variant in settings.variants():
             needed = {f"{tag}/{variant.id}", f"{tag}/{settings.timed_as(variant) or variant.id}"}
             if needed <= files.keys():
-                rows.append(_row(settings, files, tag, variant))
+                rows.append(_row(settings, study.headline, files, tag, variant))
     return study._replace(rows=rows, files=files, device=None)
 
 
@@ -231,7 +236,7 @@ def write_csv(rows: list[dict], path) -> None:
         writer.writerows(rows)
 
 
-def describe(row: dict, estimated: bool, several_seeds: bool) -> list[str]:
+def describe(row: dict, headline: Headline, estimated: bool, several_seeds: bool) -> list[str]:
     """The cells of one row of the terminal's table; `row` holds words, as a CSV reader gives them."""
 
     def number(key: str, form: str, scale: float = 1.0) -> str:
@@ -246,8 +251,8 @@ def describe(row: dict, estimated: bool, several_seeds: bool) -> list[str]:
     return [
         label(row["path"], several_seeds),
         number("sparsity_pruned", ".1f", 100),
-        number("loss", ".4f"),
-        bounded("loss_increase_percent", "+.1f") if row["path"] != row["dense"] else "0",
+        number(headline.column, headline.form),
+        bounded(headline.increase_percent, "+.1f") if row["path"] != row["dense"] else "0",
         number(size, ".2f", 1e-6),
         bounded("decode_ratio", ".2f") if own else f"as {row['timed_as']}",
         (row.get("decode_verdict") or "–") if own else "–",
@@ -260,8 +265,8 @@ def describe(row: dict, estimated: bool, several_seeds: bool) -> list[str]:
 HEADER = [
     "variant",
     "removed %",
-    "loss nats",
-    "loss vs dense % [95 %]",
+    "{0.column} {0.bare_unit}",
+    "{0.column} vs dense % [95 %]",
     "stored MB",
     "decode time vs dense [95 %]",
     "decoding is",
@@ -269,11 +274,12 @@ HEADER = [
 ]
 
 
-def table(rows: list[dict], markdown: bool = False) -> str:
+def table(rows: list[dict], headline: Headline, markdown: bool = False) -> str:
     """The final table as text for a terminal, or as Markdown for a README."""
     estimated = any(row.get("energy_estimated") == "True" for row in rows)
     several = len({row["seed"] for row in rows}) > 1
-    cells = [HEADER, *(describe(row, estimated, several) for row in rows)]
+    header = [words.format(headline) for words in HEADER]
+    cells = [header, *(describe(row, headline, estimated, several) for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(HEADER))]
     left = {0, 6}  # words; everything else is a number and stands right
     padded = [
@@ -305,19 +311,26 @@ def show(report: Path, markdown: bool) -> None:
         raise InputError(f"{path}: no such file; the stage report writes it: dvc repro") from None
     if not rows or "path" not in rows[0]:  # an earlier version's has none
         raise InputError(f"{path}: holds no results; write it again: dvc repro -f -s report")
-    print(table(rows, markdown))
+    advice = _advice(report / "recommendation.json")
+    judged_by = Headline(**advice["headline"]) if "headline" in advice else tasks.of("language").HEADLINE
+    print(table(rows, judged_by, markdown))
     if any(row.get("energy_estimated") == "True" for row in rows):
         print("\nest.: estimated. No energy counter here, so joules are time x modelled power and rank nothing anew.")
     if not markdown:
-        for line in _headlines(report / "recommendation.json"):
+        for line in _told(advice):
             print(f"\n{line}")
         print(f"\nreport: {(report / 'index.html').resolve()}")
 
 
-def _headlines(path: Path) -> list[str]:
-    """What the recommendation says first, for this machine and every other; nothing where none was made."""
+def _advice(path: Path) -> dict:
+    """The recommendation, empty where none was made."""
     advice = read_json(path) if path.exists() else {}
-    if not isinstance(advice, dict) or not {"told", "devices"} <= advice.keys():
+    return advice if isinstance(advice, dict) and {"told", "devices"} <= advice.keys() else {}
+
+
+def _told(advice: dict) -> list[str]:
+    """What the recommendation says first, for this machine and every other; nothing where none was made."""
+    if not advice:
         return []
     here = advice["told"][0].replace("`", "")
     return [here, *(f"on {name}: {one['told'][0].replace('`', '')}" for name, one in advice["devices"].items())]

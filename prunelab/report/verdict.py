@@ -1,8 +1,9 @@
 """What a study's numbers allow one to say: against dense, against plain magnitude, and with which interval.
 
-Everything compared is paired: two variants over the same windows of text, or, where a study has several, over the same
-seeds. Intervals are 95 % t intervals of the mean paired difference; over hundreds of windows they equal the bootstrap
-ones beside them, and unlike those cost nothing for 500 variants. "No difference" means that the interval holds zero.
+Everything compared is paired: two variants over the same items (windows of text), or, where a study has several, over
+the same seeds. Intervals are 95 % t intervals of the mean paired difference; over hundreds of items they equal the
+bootstrap ones beside them, and unlike those cost nothing for 500 variants. "No difference" means that the interval
+holds zero.
 """
 
 import math
@@ -12,20 +13,21 @@ from safetensors import SafetensorError, safe_open
 
 from prunelab import stats
 from prunelab.errors import InputError
+from prunelab.tasks import Headline
 
 BASELINE = "magnitude"  # the null hypothesis of every method that wants to know more than the weights themselves
 
 
 class Group(NamedTuple):
     """One method at one rate over all its seeds; a row that nothing was pruned of is a method of its own, without a
-    rate. `loss` (nats) and `increase` (percent of dense) are (mean, lo, hi);
-    the interval of `loss` is that of the difference to dense, put around the mean. None: unknown."""
+    rate. `value` (the headline figure) and `increase` (percent of dense's) are (mean, lo, hi);
+    the interval of `value` is that of the difference to dense, put around the mean. None: unknown."""
 
     method: str
     rate: str | None
     rows: list[dict]
     sparsity: float
-    loss: stats.Interval | None
+    value: stats.Interval | None
     increase: stats.Interval | None
 
     @property
@@ -34,7 +36,7 @@ class Group(NamedTuple):
 
 
 class Effect(NamedTuple):
-    """A paired difference of losses, nats; `unit` is what it was averaged over: windows or seeds."""
+    """A paired difference of headline figures, in their unit, averaged over `units` items (of text) or seeds."""
 
     mean: float
     lo: float
@@ -44,37 +46,38 @@ class Effect(NamedTuple):
 
     @property
     def sign(self) -> int:
-        """-1: lower loss, +1: higher, 0: no difference (or a single unit, which has no interval)."""
+        """-1: lower, +1: higher, 0: no difference (or a single unit, which has no interval)."""
         return -1 if self.hi < 0 else 1 if self.lo > 0 else 0
 
 
 def groups(study) -> list[Group]:
     """The pruned variants by method and rate, in the order of params.yaml."""
-    return _groups([row for row in study.rows if row["rate"] is not None], study.rows)
+    return _groups([row for row in study.rows if row["rate"] is not None], study)
 
 
 def unpruned(study) -> list[Group]:
     """The rows that nothing was pruned of, but for dense: its controls, a smaller one, a quantised one."""
-    return _groups([row for row in study.rows if row["rate"] is None and row["path"] != row["dense"]], study.rows)
+    return _groups([row for row in study.rows if row["rate"] is None and row["path"] != row["dense"]], study)
 
 
-def _groups(rows: list[dict], among: list[dict]) -> list[Group]:
+def _groups(rows: list[dict], study) -> list[Group]:
     found: dict[tuple, list[dict]] = {}
     for row in rows:
         found.setdefault((row["method"], row["rate"]), []).append(row)
-    dense = {row["path"]: row["loss"] for row in among if row["path"] == row["dense"]}
-    return [_group(method, rate, rows, dense) for (method, rate), rows in found.items()]
+    headline = study.headline
+    dense = {row["path"]: row[headline.column] for row in study.rows if row["path"] == row["dense"]}
+    return [_group(method, rate, rows, dense, headline) for (method, rate), rows in found.items()]
 
 
-def _group(method: str, rate: str | None, rows: list[dict], dense: dict) -> Group:
+def _group(method: str, rate: str | None, rows: list[dict], dense: dict, headline: Headline) -> Group:
     sparsity = sum(row["sparsity_pruned"] or 0.0 for row in rows) / len(rows)
-    if any(row["loss"] is None or row["loss_diff"] is None for row in rows):
+    if any(row[headline.column] is None or row[headline.diff] is None for row in rows):
         return Group(method, rate, rows, sparsity, None, None)
     base = sum(dense[row["dense"]] for row in rows) / len(rows)
     if len(rows) > 1:
-        mean, lo, hi = stats.seed_interval([row["loss_diff"] for row in rows])
+        mean, lo, hi = stats.seed_interval([row[headline.diff] for row in rows])
     else:
-        mean, lo, hi = (_number(rows[0][f"loss_diff{end}"]) for end in ("", "_lo", "_hi"))
+        mean, lo, hi = (_number(rows[0][f"{headline.diff}{end}"]) for end in ("", "_lo", "_hi"))
     scale = 100 / base
     return Group(
         method, rate, rows, sparsity, (base + mean, base + lo, base + hi), (scale * mean, scale * lo, scale * hi)
@@ -85,12 +88,15 @@ def _number(value) -> float:
     return math.nan if value is None else value
 
 
-def window_losses(study, row: dict):
-    """Loss of every window of text, (windows,) nats a token, of a variant. Raises InputError without it."""
+def item_values(study, row: dict):
+    """The headline figure of every item, (items,), of a variant: the loss of every window of text, nats a token.
+
+    Raises InputError without it.
+    """
     path, stage = study.results / row["path"] / "windows.safetensors", study.stage("quality", row["path"])
     try:
         with safe_open(path, "np") as file:
-            return file.get_tensor("loss")
+            return file.get_tensor(study.headline.column)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; the stage {stage} writes it: dvc repro") from None
     except SafetensorError as error:
@@ -98,17 +104,18 @@ def window_losses(study, row: dict):
 
 
 def effect(study, one: Group, other: Group) -> Effect | None:
-    """Loss of `one` minus loss of `other`, paired; None where they have no seed in common or unequal sparsity."""
-    if abs(one.sparsity - other.sparsity) > 0.005 or one.loss is None or other.loss is None:
+    """Headline of `one` minus that of `other`, paired; None where no seed is common, or sparsity is unequal."""
+    if abs(one.sparsity - other.sparsity) > 0.005 or one.value is None or other.value is None:
         return None
     rows = {row["seed"]: row for row in other.rows}
     pairs = [(row, rows[row["seed"]]) for row in one.rows if row["seed"] in rows]
     if not pairs:
         return None
     if len(pairs) > 1:
-        return Effect(*stats.seed_interval([a["loss"] - b["loss"] for a, b in pairs]), len(pairs), "seeds")
-    a, b = (window_losses(study, row) for row in pairs[0])
-    return Effect(*stats.seed_interval(a - b), len(a), "windows")
+        column = study.headline.column
+        return Effect(*stats.seed_interval([a[column] - b[column] for a, b in pairs]), len(pairs), "seeds")
+    a, b = (item_values(study, row) for row in pairs[0])
+    return Effect(*stats.seed_interval(a - b), len(a), "items")
 
 
 def effects(study, found: list[Group], method: str, baseline: str) -> dict[str, Effect]:
@@ -122,15 +129,15 @@ def effects(study, found: list[Group], method: str, baseline: str) -> dict[str, 
     return {rate: result for rate, result in paired.items() if result is not None}
 
 
-def frontier(rows: list[dict], cost: str, worth: str = "loss") -> list[dict]:
-    """The rows that no other beats in both columns (less is better), by rising `cost`."""
-    best, kept = math.inf, []
+def frontier(rows: list[dict], cost: str, headline: Headline) -> list[dict]:
+    """The rows that no other beats in both the column `cost`, of which less is better, and the headline, by cost."""
+    best, kept, worth = math.inf, [], headline.column
     for row in sorted(
         (row for row in rows if row[cost] is not None and row[worth] is not None),
-        key=lambda row: (row[cost], row[worth]),
+        key=lambda row: (row[cost], headline.sign * row[worth]),
     ):
-        if row[worth] < best:
-            best = row[worth]
+        if headline.sign * row[worth] < best:
+            best = headline.sign * row[worth]
             kept.append(row)
     return kept
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 
 from prunelab.errors import InputError, in_one_line
-from prunelab.models import loading, models
+from prunelab.models import composites, loading, models
 from prunelab.structure import importance, structure
 from prunelab.structure.structure import Site
 
@@ -38,21 +38,21 @@ def width(model, kind: str, sites: list[Site], kept: list[torch.Tensor], means: 
     means: with the mean inputs (in,) of every reader, what the removed units contributed on average is added to the
     reader's bias (FLAP), where the architecture has or can have one.
     """
-    count = len(kept[0])
+    count, text = len(kept[0]), composites.text_config(model.config)
     if kind == "mlp-width":
-        changes = {structure.width_key(model.config, sites[0].units): count}
+        changes = {structure.width_key(text, sites[0].units): count}
     else:
-        changes = _head_changes(model.config, sites[0], count)
+        changes = _head_changes(text, sites[0], count)
     state = structure.cut_state(model, sites, kept)
     shifts = _shifts(model, sites, kept, means) if means is not None else {}
     flag = BIAS_KEYS[kind]
     compensation = None if means is None else "added to the existing biases"
     if shifts and any(f"{reader}.bias" not in state for reader in shifts):
-        if getattr(model.config, flag, None) is False and _fits(model.config, {**changes, flag: True}):
+        if getattr(text, flag, None) is False and _fits(text, {**changes, flag: True}):
             changes[flag] = True
             compensation = f"biases added to the model (config: {flag})"
         else:
-            shifts, compensation = {}, f"none: layers of {model.config.model_type!r} cannot have the bias it needs"
+            shifts, compensation = {}, f"none: layers of {text.model_type!r} cannot have the bias it needs"
     config = resized(model.config, changes, kind)
     for name, tensor in _skeleton(config, kind).state_dict().items():
         if name not in state and name.endswith(".bias"):  # the flag gives biases to all layers of the kind
@@ -69,16 +69,16 @@ def width(model, kind: str, sites: list[Site], kept: list[torch.Tensor], means: 
             )
 
     facts = {"units_before": sites[0].units, "units_kept": count, "bias_compensation": compensation}
-    return Cut(config, state, stand_in, facts | {"config_changes": _own_names(model.config, changes)})
+    return Cut(config, state, stand_in, facts | {"config_changes": _own_names(text, changes)})
 
 
 def depth(model, removed: list[int]) -> Cut:
     """The model without the blocks `removed`. Layer indices count anew, so caches are as long as what is left."""
     stack, blocks = models.decoder_blocks(model)
     kept = [index for index in range(len(blocks)) if index not in removed]
-    config = model.config
+    text = composites.text_config(model.config)
     changes = {"num_hidden_layers": len(kept)}
-    for key, value in config.to_dict().items():  # what is said per layer: kinds of attention, position embeddings …
+    for key, value in text.to_dict().items():  # what is said per layer: kinds of attention, position embeddings …
         if isinstance(value, list) and len(value) == len(blocks) and not key.endswith(LISTS_OF_IDS):
             changes[key] = [value[index] for index in kept]
     state = {}
@@ -95,8 +95,8 @@ def depth(model, removed: list[int]) -> Cut:
             models.decoder_blocks(full)[1][index].register_forward_hook(_pass_by, with_kwargs=True)
 
     facts = {"blocks_before": len(blocks), "blocks_kept": len(kept), "blocks_removed": sorted(removed)}
-    facts["config_changes"] = _own_names(config, changes)
-    return Cut(resized(config, changes, "depth"), state, stand_in, facts)
+    facts["config_changes"] = _own_names(text, changes)
+    return Cut(resized(model.config, changes, "depth"), state, stand_in, facts)
 
 
 def _pass_by(block, args, kwargs, output):
@@ -127,7 +127,11 @@ def _shifts(model, sites, kept, means) -> dict[str, torch.Tensor]:
 
 
 def resized(config, changes: dict, name: str):
-    """`config` with `changes`. Raises InputError when the architecture refuses them."""
+    """`config` with `changes` of its language model. Raises InputError when the architecture refuses them."""
+    return composites.with_text_config(config, _resized(composites.text_config(config), changes, name))
+
+
+def _resized(config, changes: dict, name: str):
     try:
         return _changed(config, changes)
     except Exception as error:  # the library has a dozen kinds for a value it does not like
@@ -169,11 +173,9 @@ def _fits(config, changes: dict) -> bool:
 
 def _skeleton(config, name: str):
     """The model of `config` without memory for its weights."""
-    from transformers import AutoModelForCausalLM
-
     try:
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config)
+            return loading.of_config(config)
     except (ValueError, AssertionError, RuntimeError, TypeError, KeyError) as error:
         reason = in_one_line(error).rstrip(".")
         raise InputError(

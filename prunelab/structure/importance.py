@@ -22,6 +22,8 @@ from typing import NamedTuple
 
 import torch
 
+from prunelab.calibration.observer import counted
+from prunelab.calibration.samples import Samples, inputs, own_tokens, with_labels
 from prunelab.errors import InputError
 from prunelab.models import models
 from prunelab.structure.structure import Site
@@ -64,20 +66,31 @@ class Evidence(NamedTuple):
 
 
 @torch.no_grad()
-def watch_inputs(model, sites: list[Site], batches: Iterable[torch.Tensor]) -> dict[str, Inputs]:
-    """Run `batches` of token ids (samples, length) and return the statistics of every reader's inputs."""
+def watch_inputs(model, sites: list[Site], batches: Iterable[Samples]) -> dict[str, Inputs]:
+    """Run `batches` of samples and return the statistics of every reader's inputs over their tokens."""
     seen = {site.reader.module: Inputs() for site in sites}
+    own: torch.Tensor | None = None  # of the batch at work
+
+    def add(into: Inputs, reached: torch.Tensor) -> None:
+        into.add(counted(reached, own))
+
     hooks = [
-        model.get_submodule(name).register_forward_pre_hook(lambda _, args, into=inputs: into.add(args[0]))
-        for name, inputs in seen.items()
+        model.get_submodule(name).register_forward_pre_hook(lambda _, args, into=into: add(into, args[0]))
+        for name, into in seen.items()
     ]
     with _unhooked(hooks):
         for batch in batches:
-            model.base_model(input_ids=batch.to(model.device), use_cache=False)
+            own = _own_tokens(model, batch)
+            model.base_model(**inputs(batch, model.device, model.dtype), use_cache=False)
     return seen
 
 
-def watch_gradients(model, sites: list[Site], batches: Iterable[torch.Tensor]) -> dict[str, torch.Tensor]:
+def _own_tokens(model, batch: Samples) -> torch.Tensor | None:
+    own = own_tokens(batch)
+    return None if own is None else own.to(model.device)
+
+
+def watch_gradients(model, sites: list[Site], batches: Iterable[Samples]) -> dict[str, torch.Tensor]:
     """Σ over batches of |W·dL/dW| of every weight that a unit cuts; L is the mean loss of the batch, nats a token."""
     weights = {f"{part.module}.weight" for site in sites for part in (*site.makers, site.reader)}
     parameters = dict(model.named_parameters())
@@ -88,8 +101,7 @@ def watch_gradients(model, sites: list[Site], batches: Iterable[torch.Tensor]) -
             parameter.requires_grad_(name in weights)
         with torch.enable_grad():
             for batch in batches:
-                batch = batch.to(model.device)
-                model(input_ids=batch, labels=batch, use_cache=False).loss.backward()
+                model(**with_labels(batch, model.device, model.dtype), use_cache=False).loss.backward()
                 for name in weights:
                     total[name] += (parameters[name].detach() * parameters[name].grad).abs()
                     parameters[name].grad = None
@@ -100,10 +112,11 @@ def watch_gradients(model, sites: list[Site], batches: Iterable[torch.Tensor]) -
 
 
 @torch.no_grad()
-def influence(model, batches: Iterable[torch.Tensor]) -> torch.Tensor:
+def influence(model, batches: Iterable[Samples]) -> torch.Tensor:
     """(blocks,): 1 - the mean cosine, over tokens, of a block's input and output hidden states."""
     _, blocks = models.decoder_blocks(model)
     cosines = torch.zeros(len(blocks), dtype=torch.float64)
+    own: torch.Tensor | None = None  # of the batch at work
     tokens = 0
 
     def hook(index):
@@ -111,15 +124,16 @@ def influence(model, batches: Iterable[torch.Tensor]) -> torch.Tensor:
             entered = hidden_of(args, kwargs)
             left = output if torch.is_tensor(output) else output[0]
             cosine = torch.nn.functional.cosine_similarity(entered.float(), left.float(), dim=-1)
-            cosines[index] += cosine.double().sum().cpu()
+            cosines[index] += (cosine if own is None else cosine[own]).double().sum().cpu()
 
         return add
 
     hooks = [block.register_forward_hook(hook(i), with_kwargs=True) for i, block in enumerate(blocks)]
     with _unhooked(hooks):
         for batch in batches:
-            tokens += batch.numel()
-            model.base_model(input_ids=batch.to(model.device), use_cache=False)
+            own = _own_tokens(model, batch)
+            tokens += batch["input_ids"].numel() if own is None else int(own.sum())
+            model.base_model(**inputs(batch, model.device, model.dtype), use_cache=False)
     return (1 - cosines / tokens).float()
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from safetensors.torch import load_file, safe_open
 
+from prunelab.calibration.samples import Samples, batch_of, split
 from prunelab.disk.files import whole_directory, write_json
 from prunelab.errors import InputError
 from prunelab.models import checkpoint, loading, models
@@ -102,14 +103,14 @@ def _load(dense: Path, which: str):
     return model
 
 
-def _batches(name: str, method: Structure, calibration) -> list[torch.Tensor] | None:
-    """The calibration text in batches, or None for a method that does not look at data."""
+def _batches(name: str, method: Structure, calibration) -> list[Samples] | None:
+    """The calibration samples in batches, or None for a method that does not look at data."""
     if not method.needs_data:
         return None
     if calibration is None:
         raise InputError(f"{name}: ranks by {method.importance}, which needs calibration text; give --calibration")
     samples = calibration.samples()
-    return list(samples.split(max(1, BATCH_TOKENS // samples.shape[1])))
+    return split(samples, batch_of(samples, BATCH_TOKENS))
 
 
 def _fewer_blocks(model, method: Structure, fraction: float, plan: Plan, batches) -> compact.Cut:

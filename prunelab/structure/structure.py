@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 
 from prunelab.errors import InputError
-from prunelab.models import models
+from prunelab.models import composites, models
 
 # (modules that make the units' activations, the module that reads them), by the names inside a block.
 MLPS = (
@@ -65,7 +65,7 @@ def mlp_sites(model) -> list[Site]:
 def head_sites(model) -> list[Site]:
     """The attention groups of every block. Raises InputError where query, key and value are one matrix."""
     sites = [_site(model, index, ATTENTIONS, "head-width") for index in range(len(models.decoder_blocks(model)[1]))]
-    config = model.config
+    config = composites.text_config(model.config)
     heads = config.num_attention_heads
     groups = getattr(config, "num_key_value_heads", None) or heads
     found = []

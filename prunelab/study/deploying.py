@@ -2,15 +2,21 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from prunelab.study.fields import NotNegative, Positive, Section, distinct
 
 Figure = Literal[
-    "stored_mb", "memory_mb", "prefill_ms", "decode_ms_per_token", "joules_per_token", "loss_increase_percent",
+    "stored_mb", "memory_mb", "prefill_ms", "decode_ms_per_token", "joules_per_token", "worse_percent",
     "accuracy_drop_points",
 ]  # fmt: skip
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+def _known_figure(name):
+    if name == "loss_increase_percent":
+        raise ValueError(f"{name!r} is called worse_percent now: of the task's headline figure, in percent of dense's")
+    return name
 
 
 class Deploy(Section):
@@ -21,9 +27,11 @@ class Deploy(Section):
     prefill_ms: Positive | None
     decode_ms_per_token: Positive | None
     joules_per_token: Positive | None
-    loss_increase_percent: NotNegative | None
+    worse_percent: NotNegative | None
     accuracy_drop_points: NotNegative | None
-    minimise: Annotated[list[Figure], Field(min_length=1), AfterValidator(distinct)]
+    minimise: Annotated[
+        list[Annotated[Figure, BeforeValidator(_known_figure)]], Field(min_length=1), AfterValidator(distinct)
+    ]
     variant: str | None
     devices: dict[Name, Annotated[str, Field(min_length=1)]]
 

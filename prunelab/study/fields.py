@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from prunelab.errors import nearest
 from prunelab.recipes import variants
 from prunelab.recipes.methods import METHODS, STRUCTURES
+from prunelab.study import tasks
 
 # Whole numbers end at a billion (tokens at a thousand times that): far above any use, and sums of them fit in 64 bits.
 # Strict, because pydantic takes `true` for 1 and "3" for 3 otherwise.
@@ -55,6 +56,13 @@ def known_recipe(identifier: str) -> str:
     if variant.prunes == "structure" and variants.parse_rate(variant.rate).sparsity is None:
         raise ValueError(f"{identifier!r}: structure goes by percent, such as {variant.method}-25")
     return identifier
+
+
+def known_task(name: str) -> str:
+    """The setting `task`. ValueError when there is no such task."""
+    if name not in tasks.NAMES:
+        raise ValueError(f"there is no task {name!r}{nearest(name, tasks.NAMES)}; allowed: {', '.join(tasks.NAMES)}")
+    return name
 
 
 class Section(BaseModel):

@@ -16,7 +16,8 @@ from prunelab.recipes import variants
 from prunelab.recipes.methods import METHODS, STRUCTURES, allocation_of
 from prunelab.recipes.variants import Variant
 from prunelab.study.deploying import Deploy
-from prunelab.study.fields import Section, Seed, distinct
+from prunelab.study.fields import Section, Seed, distinct, known_task
+from prunelab.study.pricing import Price
 from prunelab.study.sections import (
     Calibrate,
     Efficiency,
@@ -48,8 +49,9 @@ RENAMED = {
     "quality.precision": "every row is judged in the precision that it is stored and timed in; for one in bf16 put "
     "dense-bf16 into prune.further",
     "efficiency.unreliable_above_percent": "it is `efficiency.within_percent` now, which decides how long is timed",
-    "report.max_loss_increase_percent": "it is `deploy.loss_increase_percent` now",
-    "export.max_loss_increase_percent": "it is `deploy.loss_increase_percent` now",
+    "report.max_loss_increase_percent": "it is `deploy.worse_percent` now",
+    "export.max_loss_increase_percent": "it is `deploy.worse_percent` now",
+    "deploy.loss_increase_percent": "it is `deploy.worse_percent` now",
     "export.variant": "it is `deploy.variant` now",
 }
 FIRST_SEED = "s1"
@@ -73,9 +75,11 @@ Tag = Annotated[str, Field(pattern=r"^s(0|[1-9][0-9]*)$"), AfterValidator(_tag)]
 
 class Settings(Section):
     study: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+    task: Annotated[str, AfterValidator(known_task)]
     seed: Seed
     seeds: Annotated[list[Tag], Field(min_length=1), AfterValidator(_begins_with_first)]
     fetch: Fetch
+    price: Price | None
     train: Train
     calibrate: Calibrate | None
     prune: Prune
@@ -181,6 +185,18 @@ class Settings(Section):
             raise ValueError(f"deploy: {figure} needs questions, but quality.questions.names is []; name some there")
         return self
 
+    def sources(self) -> dict[str, Source]:
+        """Everything that is brought from elsewhere, by its key in its section."""
+        found = {key: getattr(self.fetch, key) for key in ("text", "calibration", "model")}
+        found["rows"] = self.price.rows if self.price else None
+        return {key: source for key, source in found.items() if source is not None}
+
+    @property
+    def learns_from(self) -> str:
+        """The name of what is trained on and judged by: the text, or a task's own rows."""
+        source = self.sources().get("text") or self.sources()["rows"]
+        return source.name or source.kind
+
     def looks_at_text(self, variant: Variant) -> bool:
         """Whether making it needs calibration text."""
         if variant.rounds_by_text:
@@ -272,6 +288,11 @@ def of_text(text: str, path) -> Settings:
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         raise InputError(f"{path}: expected sections such as `train:` and `prune:`, found {type(raw).__name__}")
+    return of_raw(raw, path)
+
+
+def of_raw(raw: dict, path) -> Settings:
+    """The validated settings that the YAML of `path` holds. Raises InputError as `of_text` does."""
     try:
         return Settings.model_validate(raw)
     except ValidationError as error:

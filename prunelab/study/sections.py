@@ -40,6 +40,7 @@ class Tracker(Section):
     tick: Literal["epoch", "steps"]
     every: Count
     trajectories: Whole
+    memory: Literal["model", "cpu"]
 
 
 # What train.config may not say, because another setting does, and why.
@@ -69,6 +70,9 @@ class Train(Section):
     beta2: Fraction
     max_grad_norm: Positive
     precision: Literal["auto", "fp32", "bf16"]
+    threads: Count | None
+    parameters: Literal["full", "lora"]
+    lora_rank: Count
     evaluate_every_epochs: Count
     validation_windows: Count | None
     early_stopping_patience: Count | None
@@ -91,6 +95,8 @@ class Train(Section):
                 if (value := getattr(self, key)) != nothing:
                     raise ValueError(f"{key}: {value!r} is ignored with start: fetched; set {key}: {written}")
             return self
+        if self.parameters == "lora":
+            raise ValueError("parameters: lora adds to what was learnt before; with start: random set full")
         if self.epochs == 0:
             raise ValueError("epochs: 0 leaves a random model untrained; set train.start: fetched or epochs >= 1")
         if self.tokenizer == "fetched":
@@ -156,6 +162,7 @@ class Prune(Section):
     rates: Annotated[list[Annotated[Any, AfterValidator(known_rate)]], Field(min_length=1), AfterValidator(distinct)]
     allocation: Literal["uniform", "global", "sigma", "owl"]
     scope: Literal["blocks", "attention", "mlp"]
+    towers: Annotated[list[Literal["language", "vision"]], Field(min_length=1), AfterValidator(distinct)]
     checkpoint: Literal["last", "best"]
     further: Annotated[list[Annotated[str, AfterValidator(known_recipe)]], AfterValidator(distinct)]
     gradual: Gradual | None

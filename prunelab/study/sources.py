@@ -19,6 +19,21 @@ class Source(Section):
     licence: str | None = None  # where the source doesn't tell
 
 
+class Model(Source):
+    """A pretrained model."""
+
+    # Of the hub: the commit whose Python code, which came with the model, is run; read it first. null: none is run.
+    remote_code: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
+
+    @model_validator(mode="after")
+    def _grants_what_it_names(self):
+        if self.remote_code is not None and self.kind != "hub":
+            raise ValueError(f"remote_code: a commit of the hub, found kind: {self.kind}; leave it out")
+        if self.remote_code is not None and self.revision not in (None, self.remote_code):
+            raise ValueError(f"revision: {self.revision!r} is not the commit of remote_code; leave it out")
+        return self
+
+
 class Text(Source):
     """A source of text; a document is a text file or a row of a table."""
 
@@ -45,27 +60,35 @@ class Split(Section):
 
 
 class Fetch(Section):
-    text: Text
-    split: Split
+    text: Text | None  # null: the task brings its own data
+    split: Split | None
     calibration: Text | None = None  # null: post-training methods calibrate on the train text
-    model: Source | None
+    model: Model | None
+    remote: Annotated[str, Field(min_length=1)] | None  # DVC's, for what was fetched; null: its default
 
     @model_validator(mode="after")
     def _can_be_brought(self):
         for key in ("text", "calibration", "model"):
             source = getattr(self, key)
-            if source is None:
-                continue
-            found = f"{key}.{{}}: {source.kind} {source.name!r}"
-            if source.kind in ("wheel", "url") and source.sha256 is None:
-                raise ValueError(
-                    f"{found.format('sha256')} is pinned by its hash and has none; download it once and write down "
-                    "what sha256sum says"
-                )
-            if source.kind != "hub" and source.revision is not None:
-                raise ValueError(f"{found.format('revision')} has none; only hub sources do; leave it out")
-            if source.kind == "wheel" and not re.fullmatch(r"[\w.-]+==[\w.!+-]+", source.name):
-                raise ValueError(f"{found.format('name')}: expected name==version, because a wheel is pinned")
-            if source.kind == "hub" and key != "model" and source.files is None:
-                raise ValueError(f"{found.format('files')}: expected a glob that says which files of the data set")
+            if source is not None:
+                require_bringable(f"{key}.", source, needs_files=key != "model")
         return self
+
+
+def require_bringable(within: str, source: Source, needs_files: bool) -> None:
+    """Raises ValueError for a source that cannot be brought as it stands; `within` is put before its keys.
+
+    needs_files: whether a hub source has to say which of its files are meant.
+    """
+    found = f"{within}{{}}: {source.kind} {source.name!r}"
+    if source.kind in ("wheel", "url") and source.sha256 is None:
+        raise ValueError(
+            f"{found.format('sha256')} is pinned by its hash and has none; download it once and write down "
+            "what sha256sum says"
+        )
+    if source.kind != "hub" and source.revision is not None:
+        raise ValueError(f"{found.format('revision')} has none; only hub sources do; leave it out")
+    if source.kind == "wheel" and not re.fullmatch(r"[\w.-]+==[\w.!+-]+", source.name):
+        raise ValueError(f"{found.format('name')}: expected name==version, because a wheel is pinned")
+    if source.kind == "hub" and needs_files and source.files is None:
+        raise ValueError(f"{found.format('files')}: expected a glob that says which files of the data set")

@@ -1,6 +1,7 @@
 """A fetched model becomes the dense one as it is: nothing is trained, and its values need not fit into memory."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from prunelab.disk.files import read_json, write_json
@@ -9,17 +10,25 @@ from prunelab.models import loading, models, packed
 from prunelab.models.tensors import INDEX, Tensors, copy_tensors, stored_dtype, weight_files
 
 
-def take(folder: Path, context: int, out: Path) -> None:
+def fetched(data: Path) -> Path:
+    """The folder of the fetched model in what the stage fetch wrote. Raises InputError where there is none."""
+    folder = Path(data) / "model"
+    if not folder.is_dir():
+        raise InputError("train.start: fetched, but fetch.model brought no model; set fetch.model")
+    return folder
+
+
+def take(folder: Path, context: int, out: Path, towers: Sequence[str] = ("language",)) -> None:
     """Make the fetched model in `folder` the dense one as it is: files are copied, so it may be larger than memory.
 
     Behind this line every tensor has the module's name, each is there once, and config.json says the dtype of the files
     and whether two tensors are tied. Only where the files name tensors otherwise than transformers' class does today,
     the model is loaded and saved once. Raises InputError when the files are not the model that config.json describes,
-    when it is made for fewer than `context` tokens, or holds no decoder blocks.
+    when it is made for fewer than `context` tokens, or holds no decoder blocks. towers: `prune.towers`.
     """
     model = loading.skeleton(folder)
     check_context(context, model)
-    tensors = models.prunable_tensors(model)
+    tensors = models.prunable_tensors(model, towers)
     untied, held = loading.untied(folder, model), set(Tensors(folder).names())
     wanted = loading.state_names(model, untied)
     shutil.copytree(folder, out, dirs_exist_ok=True)

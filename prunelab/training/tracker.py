@@ -13,6 +13,7 @@ and no history on disk but a small sample of trajectories.
     Trainer(..., callbacks=[WeightHistoryCallback(history)])      # transformers
 """
 
+import functools
 import json
 import math
 from pathlib import Path
@@ -23,6 +24,7 @@ from transformers import TrainerCallback
 
 from prunelab.disk.files import whole_file
 from prunelab.errors import InputError
+from prunelab.training import lowrank
 
 STATE_FILE = "weight_history.safetensors"
 # Those put `module.` before every name; torch.compile puts `_orig_mod.` before the names of what it compiled.
@@ -40,6 +42,7 @@ class WeightHistory:
         weighting: `linear` (the paper), `sqrt`, `uniform`, or `exponential` with `beta`.
         window: only the last `window` ticks count (the paper's k+1); needs `total_ticks`, the paper's n.
         trajectories: how many weights of each importance tensor are recorded at every tick, chosen by `seed`.
+        device: where the sums lie, `cpu` for a GPU that has no room for them; None: each beside its parameter.
 
     Raises InputError for a name that the model does not have, for a window without a known end, and for a signed
     importance of a frozen parameter, which the averaged clone leaves out.
@@ -57,6 +60,7 @@ class WeightHistory:
         total_ticks: int | None = None,
         trajectories: int = 0,
         seed: int = 0,
+        device: str | None = None,
     ):
         parameters = _parameters(model)
         importance = [_own_name(model, name) for name in importance]
@@ -71,14 +75,15 @@ class WeightHistory:
         if window is not None and total_ticks is None:
             raise InputError("weight history: a window counts back from the last tick, so total_ticks must be known")
         self.value, self.weighting, self.beta, self.window = value, weighting, beta, window
-        self.total_ticks = total_ticks
+        self.total_ticks, self.device = total_ticks, device
         self.ticks = 0  # seen so far
         self.weight_sum = 0.0  # S
         self._shapes = {name: parameter.shape for name, parameter in parameters.items()}
-        self._average = {n: torch.zeros_like(p, dtype=torch.float32) for n, p in parameters.items() if p.requires_grad}
+        zeros = functools.partial(torch.zeros_like, dtype=torch.float32, device=device)
+        self._average = {name: zeros(value) for name, value in parameters.items() if value.requires_grad}
         # A signed importance is the averaged clone itself: one copy serves both.
         self._importance = (
-            {name: torch.zeros_like(parameters[name], dtype=torch.float32) for name in importance}
+            {name: zeros(parameters[name]) for name in importance}
             if value == "absolute"
             else {name: self._average[name] for name in importance}
         )
@@ -129,6 +134,8 @@ class WeightHistory:
 
     def _follow_to_other_devices(self, parameters: dict) -> None:
         """Move every sum to where its parameter is now: a trainer moves the model after the history was made."""
+        if self.device is not None:
+            return
         for name in self._average.keys() | self._importance.keys():
             shared = self._average.get(name) is self._importance.get(name)
             for sums in (self._average, self._importance):
@@ -146,7 +153,7 @@ class WeightHistory:
     @staticmethod
     def _add(sums: dict, parameters: dict, coefficient: float, decay: float, absolute: bool) -> None:
         for name, total in sums.items():
-            weights = parameters[name].detach()
+            weights = parameters[name].detach().to(total.device)
             if decay != 1.0:
                 total.mul_(decay)
             total.add_(weights.abs() if absolute else weights, alpha=coefficient)
@@ -220,9 +227,10 @@ class WeightHistory:
 
 
 def _parameters(model, remove_duplicate: bool = True) -> dict[str, torch.Tensor]:
-    """The parameters of the model inside whatever wraps it, under its own names."""
+    """The parameters of the model inside whatever wraps it, by its own names; low-rank updates are in the weights."""
     named = model.named_parameters(remove_duplicate=remove_duplicate)
-    return {_own_name(model, name): parameter for name, parameter in named}
+    parameters = {_own_name(model, name): parameter for name, parameter in named}
+    return lowrank.plain(parameters, model) if lowrank.is_adapted(parameters) else parameters
 
 
 def _own_name(model, name: str) -> str:

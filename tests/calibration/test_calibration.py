@@ -10,6 +10,7 @@ import torch
 from ruamel.yaml import YAML
 
 from prunelab.calibration import calibration
+from prunelab.calibration.samples import digest, own_tokens, split
 from prunelab.disk.files import read_json
 from prunelab.errors import InputError
 from prunelab.models import checkpoint, packed
@@ -20,41 +21,34 @@ from tests.helpers import decoders, studies
 TEXT = "The quick brown fox jumps over the lazy dog and runs away.\n" * 40
 
 
-def test_samples_are_crops_of_the_text_and_their_seed_decides_which():
-    tokens = torch.arange(1000)
-    samples = calibration.draw(tokens, 8, 50, seed=3)
-    assert samples.shape == (8, 50)
-    assert (samples.diff(dim=1) == 1).all()
-    assert len(set(samples[:, 0].tolist())) == 8
-    assert torch.equal(samples, calibration.draw(tokens, 8, 50, seed=3))
-    assert not torch.equal(samples, calibration.draw(tokens, 8, 50, seed=4))
-
-
 def test_the_hash_is_that_of_the_token_ids():
     samples = torch.tensor([[1, 2, 3], [4, 5, 70000]])
     expected = np.array([[1, 2, 3], [4, 5, 70000]], dtype="<i4").tobytes()
-    assert calibration.digest(samples) == hashlib.sha256(expected).hexdigest()
+    assert digest({"input_ids": samples}) == hashlib.sha256(expected).hexdigest()
 
 
-@pytest.mark.parametrize(("samples", "length"), [(21, 50), (1, 1001)])
-def test_a_text_shorter_than_asked_is_refused_with_both_numbers(samples, length):
-    with pytest.raises(InputError, match=rf"{samples} x {length} = {samples * length} tokens .* has 1000"):
-        calibration.draw(torch.arange(1000), samples, length, seed=0)
+def test_the_hash_is_also_that_of_all_else_a_model_is_shown():
+    samples = {"input_ids": torch.tensor([[1, 2, 3], [4, 5, 6]])}
+    pictures = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    found = {digest(samples), digest(samples | {"pixel_values": pictures}), digest(samples | {"other": pictures})}
+    found |= {digest(samples | {"pixel_values": pictures + 1}), digest(samples | {"labels": samples["input_ids"]})}
+    assert len(found) == 5
 
 
-def test_the_text_fetched_for_calibration_comes_before_the_train_text(tmp_path):
-    (tmp_path / "text").mkdir()
-    (tmp_path / "text" / "train.txt").write_text("train")
-    assert calibration.text_of(tmp_path) == ("train", "train")
-    (tmp_path / "calibration").mkdir()
-    (tmp_path / "calibration" / "text.txt").write_text("apart")
-    assert calibration.text_of(tmp_path) == ("apart", "calibration")
+def test_samples_are_cut_into_batches_all_of_their_tensors_alike():
+    samples = {"input_ids": torch.arange(10).view(5, 2), "pixel_values": torch.rand(5, 3, 2, 2)}
+    batches = split(samples, 2)
+    assert [len(batch["input_ids"]) for batch in batches] == [2, 2, 1]
+    for name, tensor in samples.items():
+        assert torch.equal(torch.cat([batch[name] for batch in batches]), tensor)
 
 
-def test_the_text_is_read_as_it_is_and_as_it_is_judged(tmp_path):
-    (tmp_path / "text").mkdir()
-    (tmp_path / "text" / "train.txt").write_bytes("a\r\nb\rc\x85\u2028d".encode())  # as older versions wrote rows
-    assert calibration.text_of(tmp_path) == ("a\r\nb\rc\x85\u2028d", "train")
+def test_all_places_are_a_sample_s_own_unless_a_mask_says_otherwise():
+    tokens = torch.ones(2, 3, dtype=torch.int64)
+    assert own_tokens({"input_ids": tokens}) is None
+    assert own_tokens({"input_ids": tokens, "attention_mask": tokens}) is None
+    mask = torch.tensor([[1, 1, 0], [1, 1, 1]])
+    assert torch.equal(own_tokens({"input_ids": tokens, "attention_mask": mask}), mask.bool())
 
 
 SECTION = {

@@ -10,6 +10,7 @@ from prunelab.command import estimate, line, trying
 from prunelab.errors import InputError
 from prunelab.models import checkpoint
 from prunelab.study import params, studies
+from prunelab.study.sources import Model
 from tests.helpers import tiny, workspace
 from tests.helpers.imports import ROOT
 
@@ -40,7 +41,7 @@ def test_a_study_of_what_fits_is_written_and_told(project, fast, capsys):
     before = sorted((path.name, path.stat().st_mtime_ns) for path in (project / "Tiny_Llama.v1").iterdir())
     assert trying.write("Tiny_Llama.v1", 40, 10) == "try-tiny-llama-v1"
     settings = studies.merge("try-tiny-llama-v1").settings
-    assert settings.fetch.model == params.Source(kind="path", name="Tiny_Llama.v1")
+    assert settings.fetch.model == Model(kind="path", name="Tiny_Llama.v1")
     assert settings.train.start == "fetched" and settings.train.epochs == 0
     assert settings.prune.methods == ["magnitude", "wanda", "sparsegpt"] and settings.prune.rates == [40]
     assert settings.prune.further == ["dense-int8", "dense-int4", "depth-40"] and settings.efficiency.methods == [

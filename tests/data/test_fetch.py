@@ -198,7 +198,11 @@ def passages_of(text: str) -> set[str]:
 
 def test_the_examples_of_the_data_folders_readme_are_settings_that_hold(tmp_path):
     blocks = re.findall(r"```yaml\n(.*?)```", (REPOSITORY / "data" / "README.md").read_text(), re.DOTALL)
-    assert len(blocks) == 3
-    for block in blocks:
-        study(tmp_path, **YAML(typ="safe", pure=True).load(block)["fetch"])
-        assert params.load(tmp_path / "params.yaml").fetch.text.name
+    sections = [YAML(typ="safe", pure=True).load(block) for block in blocks]
+    assert [list(section) for section in sections] == [["fetch"], ["fetch"], ["price"], ["fetch"]]
+    for section in sections:
+        if "fetch" in section:
+            study(tmp_path, **section["fetch"])
+            assert params.load(tmp_path / "params.yaml").fetch.text.name
+        else:
+            assert params.of_raw(studies.raw("price-cards") | section, "README.md").price.rows.name

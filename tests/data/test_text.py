@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from prunelab.calibration import calibration
 from prunelab.data import text
 from prunelab.data.documents import Document
 from prunelab.disk.files import read_json, read_text
 from prunelab.errors import InputError
 from prunelab.study.params import Split, Text
+from prunelab.tasks.language import crops
 
 
 def split(by="document", validation_percent=10, test_percent=10, seed=7) -> Split:
@@ -223,7 +223,7 @@ def test_training_calibration_and_judging_read_the_same_characters_whatever_ends
         assert written == (tmp_path / "plain" / "data" / part).read_bytes() and b"\r" not in written
         judged, trained = written.decode("utf-8"), read_text(tmp_path / "odd" / "data" / part)
         assert judged == trained == (tmp_path / "odd" / "data" / part).read_text(encoding="utf-8")
-    calibrated, source = calibration.text_of(tmp_path / "odd" / "data")
+    calibrated, source = crops.text_of(tmp_path / "odd" / "data")
     manifest = read_json(tmp_path / "odd" / "data" / "calibration" / "manifest.json")
     assert (source, calibrated) == ("calibration", "\n\n".join(plain))
     assert hashlib.sha256(calibrated.encode()).hexdigest() == manifest["text"]["sha256"]

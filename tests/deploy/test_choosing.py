@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from prunelab.deploy import choosing, figures
-from tests.helpers.rows import row
+from tests.helpers.rows import LOSS, row
 
 
-def choose(rows, minimise=("decode_ms_per_token", "stored_mb"), variant=None, losses=None, **budgets):
-    return choosing.choose(figures.candidates(rows), choosing.Asked(budgets, list(minimise), variant), losses)
+def choose(rows, minimise=("decode_ms_per_token", "stored_mb"), variant=None, values=None, **budgets):
+    return choosing.choose(figures.candidates(rows, LOSS), choosing.Asked(budgets, list(minimise), variant), values)
 
 
 def names(found) -> list[str]:
@@ -32,7 +32,7 @@ def test_every_row_counts_also_the_dense_model_and_its_rivals():
 
 def test_a_budget_holds_with_the_whole_interval_or_not():
     rows = [row("dense"), row("depth-25", mb=2.4, time=0.75, loss=(1.9, 0.05)), row("depth-50", 1.6, 0.5, (1.9, 0.2))]
-    choice = choose(rows, loss_increase_percent=2)
+    choice = choose(rows, worse_percent=2)
     assert names(choice.chosen) == ["depth-25"] and states(choice)["depth-50"] == "fails"
     (budget,) = choice.judged[2].budgets
     assert budget.holds is False and budget.excess == pytest.approx((2.1 - 2) / 2)
@@ -48,7 +48,7 @@ def test_a_budget_holds_with_the_whole_interval_or_not():
     ],
 )  # fmt: skip
 def test_absolute_figures_are_held_against_a_budget_with_their_own_interval(name, limit, holds):
-    (one,) = figures.candidates([row("depth-25", mb=2.4, time=0.75)])
+    (one,) = figures.candidates([row("depth-25", mb=2.4, time=0.75)], LOSS)
     (budget,) = choosing.budgets_of(one, {name: limit})
     assert budget.holds is holds
 
@@ -83,7 +83,7 @@ def test_what_the_a_a_test_cannot_tell_from_nothing_is_a_tie():
 
 def test_rows_that_nothing_tells_apart_are_all_named_the_one_of_lowest_loss_first():
     rows = [row("magnitude-50", mb=1.8, loss=0.9), row("systematic-50", mb=1.8, loss=0.5), row("dense")]
-    assert names(choose(rows, loss_increase_percent=2, minimise=["stored_mb"]).chosen) == ["systematic-50"]  # dominates
+    assert names(choose(rows, worse_percent=2, minimise=["stored_mb"]).chosen) == ["systematic-50"]  # dominates
     assert names(choose(rows, minimise=["stored_mb"]).chosen) == ["systematic-50", "magnitude-50"]
 
 
@@ -110,12 +110,12 @@ def test_the_noisiest_row_cannot_win_by_a_tie_though_another_has_less_of_everyth
 
 def test_a_named_variant_overrules_budgets_and_order():
     rows = [row("dense"), row("depth-25", mb=2.4, time=0.75), row("magnitude-80", mb=0.8, loss=46)]
-    assert names(choose(rows, variant="magnitude-80", loss_increase_percent=2).chosen) == ["magnitude-80"]
+    assert names(choose(rows, variant="magnitude-80", worse_percent=2).chosen) == ["magnitude-80"]
 
 
 def test_where_nothing_qualifies_the_nearest_is_told_with_what_it_lacks():
     rows = [row("dense"), row("magnitude-50", mb=1.8, loss=3.9), row("magnitude-80", mb=0.8, loss=46)]
-    choice = choose(rows, stored_mb=1.5, loss_increase_percent=2)
+    choice = choose(rows, stored_mb=1.5, worse_percent=2)
     assert choice.chosen == [] and set(states(choice).values()) == {"fails"}
     near = choosing.nearest(choice)
     assert near.candidate.id == "magnitude-50"  # (4.0 − 2) / 2 = 100 % over; dense is 113 % too large
@@ -127,9 +127,9 @@ def test_the_frontier_keeps_what_no_other_significantly_beats():
         row("dense"), row("magnitude-40", mb=2.1, time=1.004, loss=1.3), row("depth-25", mb=2.4, time=0.75, loss=0.5),
         row("depth-50", mb=2.41, time=0.9, loss=4), row("dense-int8", mb=0.9, time=0.751, loss=0.05),
     ]  # fmt: skip
-    assert names(choose(rows, loss_increase_percent=2).frontier) == ["dense-int8"]
+    assert names(choose(rows, worse_percent=2).frontier) == ["dense-int8"]
     rows[-1]["loss_increase_percent"] = 0.7
-    assert names(choose(rows, loss_increase_percent=2).frontier) == ["dense", "depth-25", "dense-int8"]
+    assert names(choose(rows, worse_percent=2).frontier) == ["dense", "depth-25", "dense-int8"]
 
 
 def test_over_seeds_the_interval_is_that_over_seeds():
@@ -149,9 +149,9 @@ def test_losses_are_compared_over_the_same_windows_where_they_are_known():
     hard = np.random.default_rng(0).normal(1.5, 0.3, 400)
     windows = {"a-50": hard * 1.010, "b-50": hard * 1.011}
     rows = [row("dense"), row("a-50", loss=(1.0, 0.5)), row("b-50", loss=(1.1, 0.5))]
-    asked = {"minimise": ["loss_increase_percent"]}
+    asked = {"minimise": ["worse_percent"]}
     assert names(choose(rows[1:], **asked).chosen) == ["a-50", "b-50"]
-    assert names(choose(rows[1:], losses=lambda one: windows[one["variant"]], **asked).chosen) == ["a-50"]
+    assert names(choose(rows[1:], values=lambda one: windows[one["variant"]], **asked).chosen) == ["a-50"]
 
 
 def planted(generator, lead: float, count: int = 8) -> tuple[list[dict], dict, str]:
@@ -172,7 +172,7 @@ def planted(generator, lead: float, count: int = 8) -> tuple[list[dict], dict, s
         seen, wide = ratio * np.exp(generator.normal(0, sigma)), 0.1
         mb = 3.0 - 0.01 * number
         rows.append(row(name, mb, (seen, seen * half), (loss + generator.normal(0, wide / 1.96), wide), half=0.001))
-    return rows, {"loss_increase_percent": limit}, "best-50"
+    return rows, {"worse_percent": limit}, "best-50"
 
 
 def test_a_planted_best_row_is_found_in_a_hundred_of_a_hundred():
@@ -184,7 +184,7 @@ def test_a_planted_best_row_is_found_in_a_hundred_of_a_hundred():
     assert sum(found) == 100
 
 
-@pytest.mark.parametrize("asked", [["decode_ms_per_token"], ["decode_ms_per_token", "loss_increase_percent"]])
+@pytest.mark.parametrize("asked", [["decode_ms_per_token"], ["decode_ms_per_token", "worse_percent"]])
 def test_of_two_rows_inside_noise_both_are_named_and_seldom_one_alone(asked):
     """Equal in truth, so any single winner is a wrong one: at most 7 % of 1,000, however many figures are asked for."""
     generator = np.random.default_rng(12)
@@ -195,5 +195,5 @@ def test_of_two_rows_inside_noise_both_are_named_and_seldom_one_alone(asked):
             row(name, time=(0.8 * (1 + 0.02 * a), 0.016), loss=(1 + 0.2 * b, 0.2), half=0.0)
             for name, a, b in (("a-50", *noise[:2]), ("b-50", *noise[2:]))
         ]
-        alone += len(choose([row("dense"), *pair], minimise=asked, loss_increase_percent=5).chosen) == 1
+        alone += len(choose([row("dense"), *pair], minimise=asked, worse_percent=5).chosen) == 1
     assert alone <= 70

@@ -10,13 +10,13 @@ from prunelab.deploy import figures, recommendation
 from prunelab.errors import InputError
 from stages import inputs, recommend
 from tests.helpers import synthetic
-from tests.helpers.rows import deploy, row
+from tests.helpers.rows import LOSS, deploy, row
 
 FURTHER = ["dense-average", "depth-25-recovered", "mlp-width-30-recovered", "dense-int8", "depth-25-recovered-int8"]
 
 
 def made(rows, **wanted) -> dict:
-    return recommendation.make(rows, deploy(**wanted), device="here")
+    return recommendation.make(rows, LOSS, deploy(**wanted), device="here")
 
 
 @pytest.fixture
@@ -48,8 +48,8 @@ def test_the_stage_writes_what_to_deploy_and_why_and_says_it(study, capsys):
         rf"{number} ms a token \({number} × dense\), loss {number} % above dense\.",
         found["told"][0],
     )
-    assert "rows keep to loss_increase_percent ≤ 2" in found["told"][1]
-    asked = "the least decode_ms_per_token, then stored_mb of the rows that keep to loss_increase_percent ≤ 2"
+    assert "rows keep to worse_percent ≤ 2" in found["told"][1]
+    asked = "the least decode_ms_per_token, then stored_mb of the rows that keep to worse_percent ≤ 2"
     assert found["why"] == f"{asked}, by 95 % intervals"
     assert found["runners_up"][0] == "depth-25-recovered"
     assert any(line.startswith("Next: `depth-25-recovered`, larger: 2.") for line in found["told"])
@@ -76,11 +76,11 @@ def test_the_first_line_recommends_no_row_that_another_beats_in_all_that_was_ask
     assert found["told"][0].startswith(f"Deploy `{found['variant']}`")
     table = {one["variant"]: {name: one["figures"][name] for name in figures.RULES} for one in found["rows"]}
     mine = table[found["variant"]]
-    assert mine["loss_increase_percent"]["hi"] <= 2
-    asked = ["decode_ms_per_token", "stored_mb", "loss_increase_percent"]
+    assert mine["worse_percent"]["hi"] <= 2
+    asked = ["decode_ms_per_token", "stored_mb", "worse_percent"]
     for name, other in table.items():
         assert not all(other[figure]["value"] < mine[figure]["value"] for figure in asked), name
-        if other["loss_increase_percent"]["hi"] <= 2:  # nor in all that was to be small
+        if other["worse_percent"]["hi"] <= 2:  # nor in all that was to be small
             assert not all(other[figure]["value"] < mine[figure]["value"] for figure in asked[:2]), name
 
 
@@ -120,12 +120,12 @@ def test_an_undecided_row_is_listed_and_not_recommended():
 
 
 def test_where_nothing_qualifies_it_says_which_budget_fails_by_how_much_and_what_comes_nearest():
-    found = made([row("dense"), row("magnitude-50", mb=1.8, loss=3.9)], stored_mb=1.5, loss_increase_percent=2)
+    found = made([row("dense"), row("magnitude-50", mb=1.8, loss=3.9)], stored_mb=1.5, worse_percent=2)
     assert found["variant"] is None and recommendation.delivered(found) == "dense"
     assert found["told"] == [
-        "Nothing qualifies: no row keeps to stored_mb ≤ 1.5, loss_increase_percent ≤ 2 with its whole 95 % interval.",
+        "Nothing qualifies: no row keeps to stored_mb ≤ 1.5, worse_percent ≤ 2 with its whole 95 % interval.",
         "No row keeps stored_mb ≤ 1.5: 1.80 MB stored, 20 % over at best.",
-        "Nearest comes `magnitude-50`: stored_mb ≤ 1.5: 1.80 MB stored, 20 % over; loss_increase_percent ≤ 2: "
+        "Nearest comes `magnitude-50`: stored_mb ≤ 1.5: 1.80 MB stored, 20 % over; worse_percent ≤ 2: "
         "+3.90 [+3.80, +4.00] % of loss above dense, 100 % over.",
     ]
     assert found["nearest"]["variant"] == "magnitude-50"
@@ -144,9 +144,9 @@ def test_tied_rows_are_named_in_the_first_line_and_a_mask_promises_no_speed():
 
 
 def test_a_named_variant_is_told_with_what_it_breaks():
-    found = made([row("dense"), row("magnitude-80", mb=0.8, loss=46)], variant="magnitude-80", loss_increase_percent=2)
+    found = made([row("dense"), row("magnitude-80", mb=0.8, loss=46)], variant="magnitude-80", worse_percent=2)
     assert found["variant"] == "magnitude-80" and found["why"] == "named in deploy.variant"
-    assert found["told"][1].startswith("It is named in deploy.variant, against loss_increase_percent ≤ 2: +46.00 [")
+    assert found["told"][1].startswith("It is named in deploy.variant, against worse_percent ≤ 2: +46.00 [")
 
 
 def test_accuracy_is_the_mean_over_tasks_which_err_independently():

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from prunelab.deploy import figures, rivals
-from tests.helpers.rows import DENSE_LOSS, row
+from tests.helpers.rows import DENSE_LOSS, LOSS, row
 
 
-def of(*rows, losses=None) -> dict[str, dict]:
-    return rivals.columns(figures.candidates(list(rows)), rivals.comparison(losses))
+def of(*rows, values=None) -> dict[str, dict]:
+    return rivals.columns(figures.candidates(list(rows), LOSS), rivals.comparison(values))
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_the_sentence_says_what_is_faster_smaller_and_better_than_the_rival_and_
         row("depth-25-int8", mb=0.7, time=(0.45, 0.009), loss=(0.05, 0.02)),
         row("depth-25", mb=2.4, time=0.75, loss=-0.5),
     ]  # fmt: skip
-    told = rivals.comparison_told(figures.candidates(rows), rivals.comparison(), 2)
+    told = rivals.comparison_told(figures.candidates(rows, LOSS), rivals.comparison(), 2)
     assert told.startswith("Removal, a mask, quantising or both? Beside `dense-int8` (0.90 MB): at its loss or less ")
     assert "`depth-25-int8` is faster (removal and quantising: 0.75 [0.7" in told
     assert "`depth-25-int8` is smaller (removal and quantising: 0.78 × its bytes)" in told
@@ -101,5 +101,5 @@ def test_the_sentence_says_what_is_faster_smaller_and_better_than_the_rival_and_
 
 
 def test_the_sentence_says_so_where_there_is_no_rival():
-    told = rivals.comparison_told(figures.candidates([row("dense"), row("magnitude-50")]), rivals.comparison(), 2)
+    told = rivals.comparison_told(figures.candidates([row("dense"), row("magnitude-50")], LOSS), rivals.comparison(), 2)
     assert "this study cannot tell whether pruning beats quantising" in told

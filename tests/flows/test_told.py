@@ -5,6 +5,7 @@ import json
 import pytest
 
 from flows import told
+from tests.helpers.rows import LOSS
 
 
 @pytest.mark.parametrize(
@@ -62,14 +63,14 @@ def write(root, path, content):
 )  # fmt: skip
 def test_what_a_stage_found_stands_in_the_file_that_it_wrote(tmp_path, stage, path, content, facts):
     write(tmp_path, path, content)
-    assert told.facts(stage, root=tmp_path) == facts
+    assert told.facts(stage, LOSS, root=tmp_path) == facts
 
 
 @pytest.mark.parametrize(
     "stage", ["fetch", "train@s1", "calibrate@s1", "prune@a-50-s1", "quality@a-50", "report", "x@y"]
 )
 def test_a_missing_file_is_no_reason_to_fail(tmp_path, stage):
-    assert told.facts(stage, root=tmp_path) == []
+    assert told.facts(stage, LOSS, root=tmp_path) == []
 
 
 @pytest.mark.parametrize("stage", ["prune@a-50-s1", "quality@a-50-s1", "efficiency@a-50-s1", "efficiency-dense@s1"])
@@ -77,12 +78,13 @@ def test_a_missing_figure_is_left_out(tmp_path, stage):
     for path in ("models/s1/a-50/sparsity.json", "results/s1/a-50/quality.json", "results/s1/a-50/efficiency.json",
                  "results/s1/dense/efficiency.json"):  # fmt: skip
         write(tmp_path, path, {})
-    assert told.facts(stage, root=tmp_path) == []
+    assert told.facts(stage, LOSS, root=tmp_path) == []
 
 
 def test_the_mirror_the_recommendation_and_the_export_say_themselves_what_they_did(tmp_path):
-    assert told.facts("mirror", ["hint", "MLflow: 3 runs brought"], tmp_path) == ["MLflow: 3 runs brought"]
-    assert told.facts("export", [], tmp_path) == []
-    assert told.facts("recommend", ["on pi: …", "Deploy x"], tmp_path) == ["Deploy x"]
-    assert told.facts("export", ["x" * 300], tmp_path) == ["x" * told.LONGEST + " …"]
-    assert told.facts("mirror", ["http://x/" + "x" * 300], tmp_path) == ["http://x/" + "x" * 300]  # a link stays one
+    assert told.facts("mirror", LOSS, ["hint", "MLflow: 3 runs brought"], tmp_path) == ["MLflow: 3 runs brought"]
+    assert told.facts("export", LOSS, [], tmp_path) == []
+    assert told.facts("recommend", LOSS, ["on pi: …", "Deploy x"], tmp_path) == ["Deploy x"]
+    assert told.facts("export", LOSS, ["x" * 300], tmp_path) == ["x" * told.LONGEST + " …"]
+    link = "http://x/" + "x" * 300  # it stays one
+    assert told.facts("mirror", LOSS, [link], tmp_path) == [link]

@@ -13,6 +13,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from prunelab import quantised as quantising
+from prunelab import tasks
 from prunelab.calibration.calibration import Calibration
 from prunelab.disk.files import read_json, whole_directory
 from prunelab.efficiency import memory
@@ -25,7 +26,7 @@ from prunelab.quantised import files, opening
 from prunelab.recipes import variants
 from prunelab.recovery import recovery
 from prunelab.structure import removal
-from prunelab.training import training
+from prunelab.tasks.language import lessons, windows
 from tests.helpers import by_hand, plain, zoo
 from tests.helpers.by_hand import (
     PROBE,
@@ -110,14 +111,12 @@ def _windows(case: Case):
     tokens = {part: [alphabet.index(letter) for letter in text] for part, text in texts.items()}
     read = AutoTokenizer.from_pretrained(case.dense)(texts["validation"], add_special_tokens=False)["input_ids"]
     assert read == tokens["validation"], "training: the folder's tokenizer reads other tokens than training saw"
-    windows = training.TrainingWindows(
+    in_order = windows.TrainingWindows(
         torch.tensor(tokens["train"]),
         wanted.context, wanted.epochs, wanted.windows_per_epoch, wanted.batch_size, case.seed,
     )  # fmt: skip
-    held_out = training.validation_windows(
-        torch.tensor(tokens["validation"]), wanted.context, wanted.validation_windows
-    )
-    return windows, torch.stack([window["input_ids"] for window in held_out])
+    held_out = windows.validation_windows(torch.tensor(tokens["validation"]), wanted.context, wanted.validation_windows)
+    return in_order, torch.stack([window["input_ids"] for window in held_out])
 
 
 def masks(case: Case) -> None:
@@ -141,7 +140,7 @@ def _pruned(case: Case, identifier: str, which: str = "last", seen=None) -> dict
 def calibrated(case: Case) -> None:
     """wanda, taylor and sparsegpt at 50 % from statistics of the dense model, against the whole model with hooks."""
     seen = calibrate(case, ["wanda", "taylor", "sparsegpt"])
-    tokens, layers, before = seen.samples(), linears(case.full), parameters(case.full)
+    tokens, layers, before = seen.samples()["input_ids"], linears(case.full), parameters(case.full)
     inputs, first_order = inputs_of(case.full, tokens), by_hand.gradients(case.full, tokens)
     for identifier in ("wanda-50", "taylor-50", "sparsegpt-50"):
         _pruned(case, identifier, seen=seen)
@@ -172,7 +171,9 @@ def calibrate(case: Case, methods: list[str]) -> Calibration:
     if folder.exists():
         return Calibration(folder)
     folder.mkdir()
-    streaming.calibrate(case.settings.model_copy(update={"prune": prune}), case.dense, case.data, folder, seed=5)
+    settings, task = case.settings.model_copy(update={"prune": prune}), tasks.of(case.settings.task)
+    samples, about = task.samples(settings, case.dense, case.data, 5)
+    streaming.calibrate(settings, case.dense, samples, about, folder, seed=5)
     return Calibration(folder)
 
 
@@ -226,7 +227,7 @@ def depth(case: Case) -> None:
     record = _removed(case, "depth-50", seen)
     (gone,) = record["structure"]["blocks_removed"]
     full = copy.deepcopy(case.full)
-    blocks, changes = by_hand.blocks(full), by_hand.changes(full, seen.samples())
+    blocks, changes = by_hand.blocks(full), by_hand.changes(full, seen.samples()["input_ids"])
     name = next(name for name in blocks if name.endswith(f".{gone}"))
     assert changes[name] <= min(changes.values()) * (1 + TIED), f"depth-50: another block than {name} changes least"
     by_hand.pass_by(blocks[name])
@@ -254,7 +255,10 @@ def _narrowed(case: Case, identifier: str, units: int | None) -> None:
     seen = calibrate(case, ["magnitude"])
     record = _removed(case, identifier, seen)
     full, (small, _) = copy.deepcopy(case.full), by_hand.library(Path(f"models/{identifier}"))
-    inputs, mean = inputs_of(case.full, seen.samples()), not record["structure"]["bias_compensation"].startswith("none")
+    inputs, mean = (
+        inputs_of(case.full, seen.samples()["input_ids"]),
+        not record["structure"]["bias_compensation"].startswith("none"),
+    )
     layers, narrow = linears(full), linears(small)
     assert layers.keys() == narrow.keys(), f"{identifier}: other layers"
     readers = [name for name in layers if rows(narrow[name]).shape[1] < rows(layers[name]).shape[1]]
@@ -325,12 +329,13 @@ def recovered(case: Case) -> None:
     generator = torch.Generator().manual_seed(2)
     train, held_out = (torch.randint(20, size, generator=generator) for size in ((600,), (8, 16)))
     plan = recovery.Plan(256, "teacher", "full", 8, 1e-3, 0.0, 4, 16, 1)
-    record = recovery.recover(variant, case.dense, "models/recovered", "magnitude-50-recovered", plan, train, held_out)
+    taught = lessons.of_tokens(train, held_out, plan.tokens, plan.batch_size, plan.context, plan.seed)
+    record = recovery.recover(variant, case.dense, "models/recovered", "magnitude-50-recovered", plan, taught)
     before, after = parameters(checkpoint.load(variant)), parameters(checkpoint.load("models/recovered"))
     for name in (f"{layer}.weight" for layer in linears(case.full)):
         assert ((after[name] == 0) | (before[name] != 0)).all(), f"recovery: {name} has weights where the mask has none"
         assert not torch.equal(after[name], before[name]), f"recovery: {name} was not trained"
-    model = _fine_tuned(checkpoint.load(variant), case.full, plan, train)
+    model = _fine_tuned(checkpoint.load(variant), case.full, plan, taught)
     reloaded = checkpoint.load("models/recovered")
     losses = [by_hand.loss(one, held_out) for one in (reloaded, model)]
     told = record["recovery"]["validation_loss_after"]
@@ -338,13 +343,13 @@ def recovered(case: Case) -> None:
         assert abs(told / one - 1) <= RECOVERY_CLOSE, f"recovery: says loss {told}, {what} has {one}"
 
 
-def _fine_tuned(model, teacher, plan, train: torch.Tensor):
+def _fine_tuned(model, teacher, plan, taught):
     zeros = [(parameter, parameter == 0) for name, parameter in model.named_parameters()
              if name.removesuffix(".weight") in linears(model)]  # fmt: skip
     optimizer = torch.optim.AdamW(model.parameters(), lr=plan.learning_rate, weight_decay=0.0)
-    rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: recovery.rate_at(step, plan.steps))
+    rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: recovery.rate_at(step, len(taught.batches)))
     model.train()
-    for batch in recovery.batches(train, plan):
+    for batch in (batch["input_ids"] for batch in taught.batches):
         wanted = logits(teacher, batch).log_softmax(-1)
         found = model(input_ids=batch, use_cache=False).logits.log_softmax(-1)
         optimizer.zero_grad()

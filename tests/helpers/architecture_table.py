@@ -22,6 +22,7 @@ from unittest import mock
 import torch
 from transformers import TrainerCallback
 
+from prunelab import tasks
 from prunelab.data import text
 from prunelab.disk.files import whole_directory
 from prunelab.errors import InputError
@@ -185,7 +186,7 @@ def _trained(name: str) -> checks.Case:
     text.prepare(settings.fetch.text, settings.fetch.split, DATA / "text")
     seen = Snapshots(settings.train.tracker.every)
     with whole_directory(DENSE) as out:
-        training.run(settings, DATA, out, SEED, callbacks=[seen])
+        training.run(settings, tasks.of(settings.task), DATA, out, SEED, callbacks=[seen])
     return checks.Case(name, seen.model, settings, DENSE, DATA, SEED, seen.ticks, seen.evaluations)
 
 
@@ -199,7 +200,7 @@ def _fetched(name: str) -> checks.Case:
     text.prepare(settings.fetch.text, settings.fetch.split, DATA / "text")
     pretrained.prepare(settings.fetch.model, DATA / "model")
     with whole_directory(DENSE) as out:
-        training.run(settings, DATA, out, SEED)
+        training.run(settings, tasks.of(settings.task), DATA, out, SEED)
     return checks.Case(name, model, settings, DENSE, DATA, SEED, [], [])
 
 

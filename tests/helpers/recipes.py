@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from prunelab import tasks
 from prunelab.calibration import calibration
 from prunelab.making import masking, precision, steps
 from prunelab.making.given import Given
@@ -42,7 +43,9 @@ def settings(*further: str, **changes) -> params.Settings:
 
 def given(*further: str, tag: str = "s1", **changes) -> Given:
     """Settings as above, and the folders that `place` wrote."""
-    return Given(settings(*further, **changes), tag, Path("models/dense"), Path("data"), Path("models/calibration"))
+    wanted = settings(*further, **changes)
+    folders = Path("models/dense"), Path("data"), Path("models/calibration")
+    return Given(wanted, tag, *folders, tasks.of(wanted.task))
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +74,9 @@ def place() -> None:
     save_file({name: value * 1.5 for name, value in history.items()}, dense / "best" / "model.safetensors")
     Path("models/calibration").mkdir()
     samples = torch.randint(len(tokenizer), (4, 16), generator=torch.Generator().manual_seed(0))
-    calibration.write("models/calibration", samples, {"dense_sha256": identity(dense), "checkpoint": "last"})
+    calibration.write(
+        "models/calibration", {"input_ids": samples}, {"dense_sha256": identity(dense), "checkpoint": "last"}
+    )
 
 
 def count_steps(monkeypatch) -> list[str]:

@@ -2,9 +2,13 @@
 
 from types import SimpleNamespace
 
+from prunelab.tasks import Headline, language
+
+LOSS = language.HEADLINE
+ACCURACY = Headline("accuracy", "accuracy", "points", ".1f", lower_is_better=False, items="pictures")  # no task's here
 DENSE_LOSS, DENSE_MB, DENSE_MS = 1.5, 3.2, 2.4
 NO_BUDGETS = dict.fromkeys(
-    ("stored_mb", "memory_mb", "prefill_ms", "decode_ms_per_token", "joules_per_token", "loss_increase_percent",
+    ("stored_mb", "memory_mb", "prefill_ms", "decode_ms_per_token", "joules_per_token", "worse_percent",
      "accuracy_drop_points")
 )  # fmt: skip
 

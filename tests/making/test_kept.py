@@ -152,7 +152,7 @@ def test_another_dense_model_calibration_or_text_makes_it_anew(path, content):
 def test_other_code_or_another_library_makes_it_anew(monkeypatch):
     assert begin(recipes.given(*CHAINS)) == (True, "made")
     with monkeypatch.context() as patch:
-        patch.setattr(kept, "_code", lambda: "another")
+        patch.setattr(kept, "_code", lambda task: "another")
         assert begin(recipes.given(*CHAINS), content="other") == (True, "other")
     monkeypatch.setattr(kept, "version", lambda name: "9.9.9")
     assert begin(recipes.given(*CHAINS), content="newer") == (True, "newer")
@@ -160,8 +160,21 @@ def test_other_code_or_another_library_makes_it_anew(monkeypatch):
 
 def test_the_code_that_is_known_is_that_of_the_rooms_that_the_stage_is_made_of(tmp_path):
     rooms = {path.removeprefix("prunelab/") for path in imports.code_of("further") if path.startswith("prunelab/")}
-    assert rooms - {"disk", "energy", "errors.py", "interpreter.py", "stats.py", "data"} == set(kept.ROOMS)
+    beside = {"disk", "energy", "errors.py", "interpreter.py", "stats.py", "data", "tasks/__init__.py"}
+    assert rooms - beside == {*kept.ROOMS, "tasks/${task}"}
     assert rooms == {p.removeprefix("prunelab/") for p in graph()["further"]["deps"] if p.startswith("prunelab/")}
+
+
+def test_another_task_or_an_edit_of_its_folder_is_other_code(tmp_path, monkeypatch):
+    assert kept._code("language") != kept._code("price")
+    house = tmp_path / "prunelab"
+    (house / "making").mkdir(parents=True)
+    (house / "tasks" / "price" / "seeing").mkdir(parents=True)
+    monkeypatch.setattr(kept, "__file__", str(house / "making" / "kept.py"))
+    before = [kept._code.__wrapped__(task) for task in ("language", "price")]
+    (house / "tasks" / "price" / "seeing" / "a.py").write_text("# an edit")
+    after = [kept._code.__wrapped__(task) for task in ("language", "price")]
+    assert after[0] == before[0] and after[1] != before[1]
 
 
 def test_recovery_decides_only_what_is_recovered():

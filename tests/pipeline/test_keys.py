@@ -21,6 +21,8 @@ from prunelab.pruning.decisions import Plan
 from prunelab.recipes import variants
 from prunelab.recovery import recovery
 from prunelab.study import params
+from prunelab.tasks import language
+from prunelab.tasks.language import lessons
 from prunelab.training import training
 from tests.helpers import recipes, tiny
 from tests.pipeline.test_pipeline import graph
@@ -40,7 +42,7 @@ def source(**known):
 
 
 def fetch(**parts):
-    return params.Fetch.model_construct(**{"text": None, "calibration": None, "model": None} | parts)
+    return {"text": None, "calibration": None, "model": None} | parts
 
 
 def test_a_local_text_is_known_by_its_content_and_not_by_its_date(tmp_path, monkeypatch):
@@ -187,15 +189,14 @@ def test_a_variant_says_of_which_dense_model_it_is_also_when_it_was_recovered(tm
         tmp_path / "again",
         "magnitude-50-recovered",
         wanted,
-        text,
-        text[:32].view(2, 16),
+        lessons.of_tokens(text, text[:32].view(2, 16), 64, 2, 16, 0),
     )
     assert json.loads((tmp_path / "again" / "sparsity.json").read_text())["dense_sha256"] == identity(dense)
 
 
 def fingerprint(place, **train):  # noqa: F811
     settings = write_settings(place, **train)
-    return training._fingerprint(settings.train, 1, place / "data", ())
+    return training._fingerprint(settings, 1, language.files(settings, place / "data"), ())
 
 
 def test_the_name_of_a_training_changes_with_every_text_and_setting(place):  # noqa: F811
@@ -236,7 +237,7 @@ def test_a_16_bit_model_is_fine_tuned_with_fp32_weights_and_stored_as_it_came(pl
             weights = {name: value.float() for name, value in load_file(model / "model.safetensors").items()}
             save_file(weights, model / "model.safetensors", {"format": "pt"})
         (out := place / f"dense-{kind}").mkdir()
-        training.run(write_settings(place, **same), place / "data", out, seed=1)
+        training.run(write_settings(place, **same), language, place / "data", out, seed=1)
         trained[kind] = load_file(out / "model.safetensors")
         assert checkpoint.load(out).dtype == kind
         assert load_file(out / "best" / "model.safetensors")[NAME].dtype == kind
@@ -258,7 +259,7 @@ def test_average_and_best_are_whole_where_files_name_tensors_otherwise(place, ar
         place, architecture=architecture, config={**config, **more, "max_position_embeddings": 16}, epochs=2
     )
     (dense := place / "dense").mkdir()
-    training.run(settings, place / "data", dense, seed=1)
+    training.run(settings, language, place / "data", dense, seed=1)
     final = dict(checkpoint.load(dense).named_parameters())
     averages, best = (load_file(dense / name) for name in ("history/average.safetensors", "best/model.safetensors"))
     assert set(averages) == set(best) == set(final)

@@ -8,6 +8,7 @@ import pytest
 from ruamel.yaml import YAML
 from transformers import AutoModelForCausalLM
 
+from prunelab import tasks
 from prunelab.study import params
 from tests.helpers import imports, workspace
 
@@ -27,14 +28,17 @@ def graph() -> dict:
 
 @pytest.mark.parametrize("name", list(graph()))
 def test_a_stage_lists_the_folders_it_is_made_of(name):
+    """Those of every task: what one of them alone needs is listed for all."""
     stage = graph()[name]
     module = re.match(r"python -m stages\.(\w+)", stage["cmd"])[1]
     listed = [dep for dep in stage["deps"] if dep.split("/")[0] in imports.PACKAGES]
     assert sorted(listed) == sorted(imports.code_of(module)), (
         f"dvc.yaml, {name}: python -m tests.helpers.imports writes what belongs there"
     )
-    for folder in listed:
-        assert (imports.ROOT / folder).exists()
+    for task in tasks.NAMES:
+        assert imports.code_of(module, [task]) <= set(listed)
+        for folder in listed:
+            assert (imports.ROOT / folder.replace("${task}", task)).exists()
 
 
 def test_training_does_not_depend_on_methods_or_on_the_report():
@@ -201,6 +205,17 @@ def test_an_edit_in_report_trains_prunes_and_measures_nothing(study):
     code.write_text(before + "\n# An edit.\n")
     assert changed(folder) == {*PROBES, "recommend", "export", "report", "mirror"}
     code.write_text(before)
+
+
+@pytest.mark.slow
+def test_an_edit_of_another_task_changes_nothing_and_one_of_its_own_trains_again(study):
+    folder, _ = study
+    for task, again in (("price", set()), ("language", {"fetch", "train@s1", "reference@s1", "calibrate@s1"})):
+        edit = folder / "prunelab" / "tasks" / task / "more.py"
+        edit.write_text("# An edit.\n")
+        found = changed(folder)
+        edit.unlink()
+        assert again <= found if again else found == {*PROBES, "mirror"}
 
 
 @pytest.mark.slow

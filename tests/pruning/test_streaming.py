@@ -7,15 +7,18 @@ from transformers import AutoModelForCausalLM
 from prunelab.calibration import calibration, gradients
 from prunelab.calibration.blocks import BlockModel
 from prunelab.calibration.calibration import Calibration
+from prunelab.calibration.samples import digest
 from prunelab.disk.files import read_json
 from prunelab.errors import InputError
 from prunelab.models import checkpoint, models, packed
 from prunelab.models.tensors import Tensors
 from prunelab.pruning import pruning, streaming
 from prunelab.recipes import variants
+from prunelab.tasks.language import crops
 from tests.helpers import decoders, plain
 
-SAMPLES = decoders.samples()
+TOKENS = decoders.samples()
+SAMPLES = {"input_ids": TOKENS}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -58,7 +61,7 @@ def whole(dense):
     return AutoModelForCausalLM.from_pretrained(dense, dtype=torch.float32).eval()
 
 
-def inputs_of(model, entries):
+def inputs_of(model, entries, samples=None):
     """What reaches each layer of `entries` in the whole model: name → (tokens, in)."""
     found = {entry["name"]: [] for entry in entries}
     hooks = [
@@ -68,8 +71,8 @@ def inputs_of(model, entries):
         for name in found
     ]
     with torch.no_grad():
-        for sample in SAMPLES:
-            model(sample[None], use_cache=False)
+        for sample in samples or TOKENS.split(1):
+            model(sample, use_cache=False)
     for hook in hooks:
         hook.remove()
     return {name: torch.cat(parts) for name, parts in found.items()}
@@ -117,7 +120,7 @@ def test_wanda_behind_pruned_blocks_agrees_with_the_plain_rule_on_every_weight(d
         assert torch.equal(rows(kept.pop(entry["name"]), entry), keep), entry["name"]
     assert not kept
     assert record["sparsity_pruned"] == 0.5
-    assert record["calibration"]["hash"] == calibration.digest(SAMPLES)
+    assert record["calibration"]["hash"] == digest(SAMPLES)
 
 
 @pytest.mark.parametrize(("rate", "how"), [("40", {"sparsity": 0.4}), ("2of4", {"n_of_m": (2, 4)})])
@@ -136,7 +139,7 @@ def test_sparsegpt_behind_pruned_blocks_agrees_with_plain_double_precision(dense
 def test_statistics_of_the_dense_model_are_those_of_the_whole_model(dense, seen):
     entries = read_json(dense / "prunable.json")
     for name, inputs in inputs_of(whole(dense), entries).items():
-        norm = inputs.double().pow(2).sum(0) / len(SAMPLES)
+        norm = inputs.double().pow(2).sum(0) / len(TOKENS)
         assert torch.allclose(seen.squared_norm(name).double(), norm, rtol=1e-5)
         hessian = 2 / len(inputs) * (inputs.double().T @ inputs.double())
         found = seen.hessian(name).double()
@@ -148,7 +151,7 @@ def test_gradients_are_those_of_the_whole_model(dense, seen):
     model = whole(dense)
     names = [entry["name"] for entry in read_json(dense / "prunable.json")]
     expected = dict.fromkeys(names, 0)
-    for sample in SAMPLES:
+    for sample in TOKENS:
         model.zero_grad()
         model(input_ids=sample[None], labels=sample[None]).loss.backward()
         for name in names:
@@ -156,6 +159,42 @@ def test_gradients_are_those_of_the_whole_model(dense, seen):
             expected[name] = expected[name] + (weight.detach() * weight.grad).abs()
     for name in names:
         assert torch.allclose(seen.gradient(name), expected[name], rtol=1e-3, atol=1e-7), name
+
+
+def filled_up():
+    """Samples of three lengths in one tensor, whose answers alone are learned; and each sample by itself."""
+    lengths, answers = (32, 20, 7), (4, 1, 3)
+    mask, labels = torch.zeros(3, 32, dtype=torch.int64), torch.full((3, 32), -100)
+    alone = []
+    for row, (length, answer) in enumerate(zip(lengths, answers, strict=True)):
+        mask[row, :length] = 1
+        labels[row, length - answer : length] = TOKENS[row, length - answer : length]
+        alone.append((TOKENS[row : row + 1, :length], labels[row : row + 1, :length]))
+    return {"input_ids": TOKENS[:3], "attention_mask": mask, "labels": labels}, alone
+
+
+def test_what_fills_a_sample_up_counts_in_no_statistic_and_gradients_are_of_the_answers(llama, tmp_path):
+    samples, alone = filled_up()
+    model, entries = BlockModel(llama, precision="fp32"), read_json(llama / "prunable.json")
+    names = {entry["name"] for entry in entries}
+    streaming.observe(model, names, samples, 2, True, tmp_path)
+    gradients.write(model, names, samples, tmp_path)
+    calibration.write(tmp_path, samples, {"seed": 0})
+    seen, full = Calibration(tmp_path), whole(llama)
+    assert all(torch.equal(seen.samples()[name], tensor) for name, tensor in samples.items())
+    inputs = inputs_of(full, entries, [tokens for tokens, _ in alone])
+    expected = dict.fromkeys(names, 0)
+    for tokens, labels in alone:
+        full.zero_grad()
+        full(input_ids=tokens, labels=labels).loss.backward()
+        for name in names:
+            weight = full.get_parameter(name)
+            expected[name] = expected[name] + (weight.detach() * weight.grad).abs()
+    for name in names:
+        x = inputs[name].double()
+        assert torch.allclose(seen.squared_norm(name).double(), x.pow(2).sum(0) / 3, rtol=1e-4)
+        assert torch.allclose(seen.hessian(name).double(), 2 / len(x) * x.T @ x, rtol=1e-3, atol=1e-5)
+        assert torch.allclose(seen.gradient(name), expected[name], rtol=1e-3, atol=1e-7)
 
 
 def test_from_dense_statistics_wanda_and_ria_agree_with_the_plain_rules(dense, seen, tmp_path):
@@ -187,8 +226,8 @@ def test_the_variant_loads_and_computes_what_its_tensors_say(dense, seen, tmp_pa
         if name in dict(model.named_parameters()):
             model.get_parameter(name).data.copy_(tensor)
     with torch.no_grad():
-        expected = model(SAMPLES[:1]).logits
-        assert torch.equal(checkpoint.load(tmp_path / "v", dtype=torch.float32)(SAMPLES[:1]).logits, expected)
+        expected = model(TOKENS[:1]).logits
+        assert torch.equal(checkpoint.load(tmp_path / "v", dtype=torch.float32)(TOKENS[:1]).logits, expected)
 
 
 @pytest.mark.parametrize("method", ["wanda", "ria", "taylor", "sparsegpt"])
@@ -329,7 +368,7 @@ def test_a_real_pretrained_model_keeps_what_it_knows_better_under_wanda_than_und
     dense = decoders.tiny.dense_folder(tmp_path / "dense", AutoModelForCausalLM.from_pretrained(folder))
     story = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park with her dog. "
     ids = torch.tensor(AutoTokenizer.from_pretrained(folder)(story * 3)["input_ids"])
-    samples = calibration.draw(ids, 4, 24, seed=0)
+    samples = {"input_ids": crops.draw(ids, 4, 24, seed=0)}
     plan = {m: pruning.Plan(variants.parse(f"{m}-50"), "uniform", "blocks", "last", 0) for m in ("wanda", "magnitude")}
     calibration.write(tmp_path, samples, {"seed": 0})
     decide = streaming.decide_by_blocks(plan["wanda"], BlockModel(dense, precision="fp32"), samples, 2)

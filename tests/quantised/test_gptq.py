@@ -90,7 +90,10 @@ def test_a_model_is_rounded_block_by_block_and_changes_less_than_by_rounding_to_
     dense = tiny.dense_folder(tmp_path / "dense", model)
     ids = torch.randint(40, (16, 32), generator=torch.Generator().manual_seed(3))
     exact, apart = model.transformer(ids).last_hidden_state, {}
-    for name, rounding in (("nearest", None), ("gptq", gptq.rounded(dense, ids, 4, "int4", compute="fp32"))):
+    for name, rounding in (
+        ("nearest", None),
+        ("gptq", gptq.rounded(dense, {"input_ids": ids}, 4, "int4", compute="fp32")),
+    ):
         out = tmp_path / name
         out.mkdir()
         facts = files.write(checkpoint.load(dense), dense, out, name, "0" * 64, "int4", rounding=rounding)
@@ -112,7 +115,7 @@ def test_a_packed_variant_keeps_its_mask(tmp_path):
             writer.add(name, value, value > 0 if name in prunable else None)
     writer.close()
     packed.copy_companions(dense, source)
-    rounding = gptq.rounded(source, torch.arange(64).view(2, 32) % 40, 2, "int8", compute="fp32")
+    rounding = gptq.rounded(source, {"input_ids": torch.arange(64).view(2, 32) % 40}, 2, "int8", compute="fp32")
     masks = dict(packed.masks_of(source))
     facts = files.write(checkpoint.load(source), source, out, "x", "0" * 64, masks=masks, rounding=rounding)
     assert facts["masked"] == len(prunable)
@@ -125,4 +128,4 @@ def test_a_text_that_leaves_a_layer_without_inputs_is_told(tmp_path):
     model.transformer.h[1].ln_1.bias.data.zero_()
     dense = tiny.dense_folder(tmp_path / "dense", model)
     with pytest.raises(InputError, match="h.1.attn.c_attn.weight: all its inputs are zero"):
-        gptq.rounded(dense, torch.arange(64).view(2, 32) % 40, 2, "int8", compute="fp32")
+        gptq.rounded(dense, {"input_ids": torch.arange(64).view(2, 32) % 40}, 2, "int8", compute="fp32")

@@ -10,11 +10,14 @@ from prunelab.models.tensors import Tensors
 from prunelab.pruning import pruning
 from prunelab.recipes import variants
 from prunelab.recovery import recovery
+from prunelab.recovery.recovery import Lessons
 from prunelab.structure import removal
+from prunelab.tasks.language import lessons
 from tests.helpers import architectures, tiny
 
 TEXT = torch.arange(4000) * 7 % 40  # as easy to predict as can be
-VALIDATION = TEXT[: 10 * 16].view(10, 16)
+WINDOWS = TEXT[: 10 * 16].view(10, 16)
+VALIDATION = {"input_ids": WINDOWS}
 DEFAULTS = {
     "tokens": 40 * 8 * 16, "source": "data", "parameters": "full", "lora_rank": 2, "learning_rate": 5e-3,
     "weight_decay": 0.1, "batch_size": 8, "context": 16, "seed": 3,
@@ -25,11 +28,23 @@ def plan(**changes):
     return recovery.Plan(**{**DEFAULTS, **changes})
 
 
+def taught(wanted: recovery.Plan, text=TEXT) -> Lessons:
+    return lessons.of_tokens(text, WINDOWS, wanted.tokens, wanted.batch_size, wanted.context, wanted.seed)
+
+
+def train(model, wanted: recovery.Plan) -> None:
+    recovery._train(model, {}, None, wanted, taught(wanted), "dense")
+
+
+def recover(variant, dense, out, name: str, wanted: recovery.Plan, text=TEXT) -> dict:
+    return recovery.recover(variant, dense, out, name, wanted, taught(wanted, text))
+
+
 @pytest.fixture(scope="module")
 def dense(tmp_path_factory):
     """A tiny GPT-2 that has learned the text, so that there is something to lose and regain."""
     model = tiny.gpt2(n_embd=24)
-    recovery._train(model, {}, None, plan(tokens=100 * 128, learning_rate=1e-2), TEXT, "dense")
+    train(model, plan(tokens=100 * 128, learning_rate=1e-2))
     return tiny.dense_folder(tmp_path_factory.mktemp("models") / "dense", model)
 
 
@@ -48,9 +63,7 @@ def small(dense, tmp_path_factory):
 
 
 def test_no_zero_comes_back_with_adamw_and_weight_decay(sparse, dense, tmp_path):
-    record = recovery.recover(
-        sparse, dense, tmp_path / "v", "magnitude-80-recovered", plan(weight_decay=0.5), TEXT, VALIDATION
-    )
+    record = recover(sparse, dense, tmp_path / "v", "magnitude-80-recovered", plan(weight_decay=0.5))
     before, after = dict(packed.masks_of(sparse)), dict(packed.masks_of(tmp_path / "v"))
     assert before.keys() == after.keys() and len(before) == 8
     weights, old = dict(packed.unpacked(tmp_path / "v")), dict(packed.unpacked(sparse))
@@ -67,7 +80,7 @@ def test_no_zero_comes_back_with_adamw_and_weight_decay(sparse, dense, tmp_path)
 def test_without_the_mask_zeros_do_come_back(sparse):
     """What the test above guards against really happens."""
     model = checkpoint.load(sparse)
-    recovery._train(model, {}, None, plan(tokens=2 * 128), TEXT, "v")
+    train(model, plan(tokens=2 * 128))
     name, keep = next(packed.masks_of(sparse))
     assert model.get_parameter(name)[~keep].any()
 
@@ -90,12 +103,12 @@ def test_momentum_alone_would_bring_zeros_back_and_is_held_down():
 def test_a_smaller_model_recovers_and_stays_an_ordinary_folder(small, dense, tmp_path, source):
     from transformers import AutoModelForCausalLM
 
-    record = recovery.recover(small, dense, tmp_path / "v", "x-recovered", plan(source=source), TEXT, VALIDATION)
+    record = recover(small, dense, tmp_path / "v", "x-recovered", plan(source=source))
     facts = record["recovery"]
     assert facts["from"] == "mlp-width-norms-40" and facts["steps"] == 40 and facts["tokens"] == 40 * 128
     assert facts["validation_loss_after"] < facts["validation_loss_before"]
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "v").eval()
-    assert recovery.loss(model, VALIDATION) == pytest.approx(facts["validation_loss_after"], rel=1e-5)
+    assert recovery.loss(model, [VALIDATION]) == pytest.approx(facts["validation_loss_after"], rel=1e-5)
     assert record["packed_bytes"] == (tmp_path / "v" / "model.safetensors").stat().st_size
     assert facts["curve"][-1]["tokens"] == facts["tokens"]
 
@@ -109,8 +122,21 @@ def test_kl_is_that_of_the_dense_distribution_to_the_variant_s(small, dense):
     student, teacher = checkpoint.load(small), checkpoint.load(dense)
     with torch.no_grad():
         found = recovery._loss(student, teacher, VALIDATION)
-        p, q = (m(input_ids=VALIDATION).logits.double().softmax(-1) for m in (teacher, student))
+        p, q = (m(input_ids=WINDOWS).logits.double().softmax(-1) for m in (teacher, student))
     assert found.item() == pytest.approx((p * (p / q).log()).sum(-1).mean().item(), rel=1e-4)
+
+
+def test_where_labels_say_what_is_learned_loss_and_distribution_are_of_these_tokens_alone(small, dense):
+    student, teacher = checkpoint.load(small), checkpoint.load(dense)
+    labels = torch.full_like(WINDOWS, -100)
+    labels[:, -3:] = WINDOWS[:, -3:]
+    batch = {"input_ids": WINDOWS, "labels": labels}
+    with torch.no_grad():
+        p, q = (m(input_ids=WINDOWS).logits[:, -4:-1].double().log_softmax(-1) for m in (teacher, student))
+        found = recovery._loss(student, teacher, batch)
+    assert found.item() == pytest.approx((p.exp() * (p - q)).sum(-1).mean().item(), rel=1e-4)
+    expected = -q.gather(-1, WINDOWS[:, -3:, None]).mean().item()
+    assert recovery.loss(student, [batch]) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
@@ -119,35 +145,33 @@ def test_low_rank_updates_are_merged_into_an_ordinary_model(name, tmp_path):
     model = architectures.build(name)
     folder = tiny.dense_folder(tmp_path / "dense", model)
     removal.remove(folder, tmp_path / "small", removal.Plan(variants.parse("mlp-width-norms-40"), 8, "last", 0))
-    record = recovery.recover(
-        tmp_path / "small", folder, tmp_path / "v", "v", plan(parameters="lora", tokens=20 * 128), TEXT, VALIDATION
-    )
+    record = recover(tmp_path / "small", folder, tmp_path / "v", "v", plan(parameters="lora", tokens=20 * 128))
     old, new = Tensors(tmp_path / "small"), Tensors(tmp_path / "v")
     assert sorted(old.names()) == sorted(new.names())
     prunable = {t["name"] for t in read_json(tmp_path / "v" / "prunable.json")}
     assert {n for n in old.names() if not torch.equal(old[n], new[n])} == prunable
     assert torch.linalg.matrix_rank(new[min(prunable)] - old[min(prunable)], rtol=1e-3) == 2
     assert record["recovery"]["validation_loss_after"] < record["recovery"]["validation_loss_before"]
-    assert recovery.loss(checkpoint.load(tmp_path / "v"), VALIDATION) == pytest.approx(
+    assert recovery.loss(checkpoint.load(tmp_path / "v"), [VALIDATION]) == pytest.approx(
         record["recovery"]["validation_loss_after"], rel=1e-4
     )
 
 
 def test_lora_on_a_mask_is_refused(sparse, dense, tmp_path):
     with pytest.raises(InputError, match="lora would fill the zeros of a sparse variant"):
-        recovery.recover(sparse, dense, tmp_path / "v", "v", plan(parameters="lora"), TEXT, VALIDATION)
+        recover(sparse, dense, tmp_path / "v", "v", plan(parameters="lora"))
     assert not (tmp_path / "v").exists()
 
 
 def test_a_loss_that_is_not_finite_stops_it_with_the_step(small, dense, tmp_path):
     with pytest.raises(InputError, match=r"v: recovery step \d+: the loss is (nan|inf); nothing was written"):
-        recovery.recover(small, dense, tmp_path / "v", "v", plan(learning_rate=1e30), TEXT, VALIDATION)
+        recover(small, dense, tmp_path / "v", "v", plan(learning_rate=1e30))
     assert not (tmp_path / "v").exists()
 
 
 def test_the_same_seed_gives_the_same_model(small, dense, tmp_path):
     for folder in ("a", "b"):
-        recovery.recover(small, dense, tmp_path / folder, "v", plan(tokens=5 * 128), TEXT, VALIDATION)
+        recover(small, dense, tmp_path / folder, "v", plan(tokens=5 * 128))
     one, other = Tensors(tmp_path / "a"), Tensors(tmp_path / "b")
     assert all(torch.equal(one[name], other[name]) for name in one.names())
 
@@ -161,4 +185,4 @@ def test_the_learning_rate_rises_then_falls_to_a_tenth():
 
 def test_a_text_shorter_than_a_window_is_named(small, dense, tmp_path):
     with pytest.raises(InputError, match="train.context is 16 tokens, the training text has 9"):
-        recovery.recover(small, dense, tmp_path / "v", "v", plan(), TEXT[:9], VALIDATION)
+        recover(small, dense, tmp_path / "v", "v", plan(), TEXT[:9])

@@ -16,7 +16,7 @@ def study(folder, **changes):
 
 def loss_svg(made) -> str:
     references = [row for row in made.rows if row["rate"] is None]
-    return drawing.inline(charts.loss_against_sparsity(verdict.groups(made), references, 2, 10), "label")
+    return drawing.inline(charts.against_sparsity(made.headline, verdict.groups(made), references, 2, 10), "label")
 
 
 def test_every_method_and_the_dense_line_are_named_in_the_chart(tmp_path):
@@ -38,7 +38,9 @@ def test_rows_in_fewer_bits_have_a_line_each_over_seeds_too_and_points_among_the
         assert any(re.match(rf"{name} 1\.5\d+$", word) for word in words), name
         assert f"{name}: interval over seeds" in svg
     assert {"depth-recovered-int4", "magnitude-int8"} <= set(words)
-    panels = {axes.get_title(loc="left"): axes for axes in charts.tradeoffs(made.rows, made.dense, 30).axes}
+    panels = {
+        axes.get_title(loc="left"): axes for axes in charts.tradeoffs(made.headline, made.rows, made.dense, 30).axes
+    }
     sizes = {text.get_text() for text in panels["Size"].texts}
     assert set(rows[:4]) <= sizes
     times = {text.get_text() for text in panels["Time"].texts}
@@ -104,11 +106,11 @@ def test_seeds_and_unknown_losses_are_drawn_or_left_out(tmp_path):
 def test_modelled_energy_is_grey_nameless_and_called_estimated(tmp_path):
     made = study(tmp_path, prune=synthetic.TWO_METHODS)
     dense = made.rows[0]
-    svg = drawing.inline(charts.tradeoffs(made.rows, dense, 30), "label")
+    svg = drawing.inline(charts.tradeoffs(made.headline, made.rows, dense, 30), "label")
     assert "Energy (estimated" in svg and "J a decoded token, estimated" in svg
     for row in made.rows:
         row["energy_estimated"] = False
-    svg = drawing.inline(charts.tradeoffs(made.rows, dense, 30), "label")
+    svg = drawing.inline(charts.tradeoffs(made.headline, made.rows, dense, 30), "label")
     assert "estimated" not in svg
 
 
@@ -116,7 +118,7 @@ def test_without_measurements_there_is_no_chart_of_costs(tmp_path):
     made = study(tmp_path, prune=synthetic.TWO_METHODS)
     for row in made.rows:
         row.update(dict.fromkeys(charts.COSTS))
-    assert charts.tradeoffs(made.rows, made.rows[0], 30) is None
+    assert charts.tradeoffs(made.headline, made.rows, made.rows[0], 30) is None
 
 
 def test_trajectories_tell_the_share_of_each_kind(tmp_path):

@@ -11,6 +11,7 @@ from prunelab.errors import InputError
 from prunelab.recipes import variants
 from prunelab.report import results
 from tests.helpers import synthetic
+from tests.helpers.rows import LOSS
 
 CONTRACT = (
     "variant, method, rate, seed, sparsity_pruned, sparsity_all, parameters, nonzero_parameters, loss, perplexity, "
@@ -168,7 +169,7 @@ def test_behind_the_table_stands_what_to_deploy_here_and_on_other_machines(made,
 
 def test_markdown_has_a_row_a_variant_and_numbers_on_the_right(made):
     text = results.table(
-        [{k: "" if v is None else str(v) for k, v in row.items()} for row in results.read(*made).rows], True
+        [{k: "" if v is None else str(v) for k, v in row.items()} for row in results.read(*made).rows], LOSS, True
     )
     lines = text.splitlines()
     assert len(lines) == 2 + len(results.read(*made).rows)

@@ -9,6 +9,7 @@ import pytest
 from prunelab.report import charts, details, drawing, results, tables, verdict
 from stages import report
 from tests.helpers import synthetic
+from tests.helpers.rows import LOSS
 
 FURTHER = [
     "dense-average", "dense-small", "dense-int8", "mlp-width-30-recovered", "depth-25", "depth-25-recovered-int8",
@@ -45,7 +46,7 @@ def test_a_row_is_called_by_its_id_with_one_seed_and_by_id_and_tag_with_several(
 
 def test_means_over_seeds_have_an_interval_for_structured_recovered_quantised_and_control_rows(tmp_path):
     study = of(tmp_path)
-    table = tables.over_seeds([*verdict.unpruned(study), *verdict.groups(study)])
+    table = tables.over_seeds([*verdict.unpruned(study), *verdict.groups(study)], study.headline)
     found = dict(zip(column(table, "method"), column(table, "loss"), strict=True))
     for method in (
         "dense-average", "dense-small", "dense-int8", "mlp-width-recovered", "depth", "depth-recovered-int8",
@@ -64,18 +65,18 @@ def test_the_interval_over_two_seeds_is_students_t_of_the_differences_to_each_on
     one, two = (rows[f"{tag}/dense-int8"]["loss_diff"] for tag in ("s1", "s2"))
     dense = (rows["s1/dense"]["loss"] + rows["s2/dense"]["loss"]) / 2
     half = 12.7062 * abs(one - two) / 2  # t of one degree of freedom; the standard error of two is half their distance
-    assert group.loss == pytest.approx((dense + (one + two) / 2, dense + (one + two) / 2 - half,
+    assert group.value == pytest.approx((dense + (one + two) / 2, dense + (one + two) / 2 - half,
                                         dense + (one + two) / 2 + half), abs=1e-6)  # fmt: skip
 
 
 def test_one_seed_has_no_table_of_means(tmp_path):
     study = of(tmp_path, seeds=["s1"])
-    assert tables.over_seeds([*verdict.unpruned(study), *verdict.groups(study)]) is None
+    assert tables.over_seeds([*verdict.unpruned(study), *verdict.groups(study)], study.headline) is None
 
 
 def loss_svg(study) -> str:
     references = [row for row in study.rows if row["rate"] is None]
-    return drawing.inline(charts.loss_against_sparsity(verdict.groups(study), references, 2, 10), "label")
+    return drawing.inline(charts.against_sparsity(study.headline, verdict.groups(study), references, 2, 10), "label")
 
 
 def test_the_chart_of_losses_shows_the_spread_of_removed_and_recovered_rows_and_of_controls(tmp_path):
@@ -90,19 +91,19 @@ def test_a_controls_spread_is_that_of_its_difference_to_dense():
     rows = [
         {"variant": "dense-average", "loss": loss, "loss_diff": diff} for loss, diff in ((1.5, -0.01), (1.6, -0.03))
     ]
-    mean, lo, hi = charts._losses(rows)["dense-average"]
+    mean, lo, hi = charts._values(LOSS, rows)["dense-average"]
     assert (mean, hi - mean, mean - lo) == pytest.approx((1.55, 12.7062 * 0.01, 12.7062 * 0.01), rel=1e-4)
-    assert all(math.isnan(end) for end in charts._losses(rows[:1])["dense-average"][1:])
+    assert all(math.isnan(end) for end in charts._values(LOSS, rows[:1])["dense-average"][1:])
 
 
 def test_the_chart_of_costs_names_the_seed_of_every_point(tmp_path):
     study = of(tmp_path)
-    svg = drawing.inline(charts.tradeoffs(study.rows, study.dense, 30), "label")
+    svg = drawing.inline(charts.tradeoffs(study.headline, study.rows, study.dense, 30), "label")
     titles = re.findall(r"<title>([^<]*)</title>", svg)
     for name in ("magnitude-50 s1", "magnitude-50 s2", "depth-25 s2", "depth-25-recovered-int8 s2"):
         assert any(title.startswith(f"{name}: ") for title in titles), name
     one = of(tmp_path / "one", seeds=["s1"])
-    svg = drawing.inline(charts.tradeoffs(one.rows, one.dense, 30), "label")
+    svg = drawing.inline(charts.tradeoffs(one.headline, one.rows, one.dense, 30), "label")
     assert any(title.startswith("magnitude-50: ") for title in re.findall(r"<title>([^<]*)</title>", svg))
 
 
@@ -133,7 +134,7 @@ def test_an_added_seed_changes_no_figure_of_the_others(tmp_path):
 
 
 def test_metrics_go_by_variant_with_one_seed_and_by_variant_and_tag_with_several(tmp_path):
-    one, two = (report.metrics(of(tmp_path / str(len(seeds)), seeds=seeds).rows) for seeds in (["s1"], ["s1", "s7"]))
+    one, two = (report.metrics(of(tmp_path / str(len(seeds)), seeds=seeds)) for seeds in (["s1"], ["s1", "s7"]))
     assert set(one["depth-25"]) == {"loss", "sparsity", "packed_bytes", "decode_ratio"}
     assert two["depth-25"].keys() == {"s1", "s7"} and two["depth-25"]["s1"] == one["depth-25"]
     assert two["depth-25"]["s7"]["loss"] != one["depth-25"]["loss"]

@@ -10,6 +10,7 @@ from prunelab.recipes import variants
 from prunelab.report import charts, page, results, tables, verdict
 from stages import recommend, report
 from tests.helpers import synthetic
+from tests.helpers.rows import LOSS
 
 FURTHER = ["dense-average", "dense-int8", "depth-25-recovered", "magnitude-50-recovered", "systematic-60-int8"]
 QUANTISED = [
@@ -141,7 +142,7 @@ def test_the_page_s_table_says_as_whom_in_place_of_a_second_figure(tmp_path):
 
 def test_the_terminal_s_table_says_as_whom_too(tmp_path):
     words = [{key: "" if value is None else str(value) for key, value in row.items()} for row in of(tmp_path).rows]
-    lines = results.table(words).splitlines()
+    lines = results.table(words, LOSS).splitlines()
     (mask,) = (line for line in lines if line.startswith("systematic-50 "))
     assert re.search(r" as magnitude-50 +– +–$", mask)
     (timed,) = (line for line in lines if line.startswith("magnitude-50 "))
@@ -151,7 +152,9 @@ def test_the_terminal_s_table_says_as_whom_too(tmp_path):
 def test_what_was_not_timed_is_no_point_of_time(tmp_path):
     study = of(tmp_path)
     times = [
-        axes for axes in charts.tradeoffs(study.rows, study.dense, 30).axes if axes.get_title(loc="left") == "Time"
+        axes
+        for axes in charts.tradeoffs(study.headline, study.rows, study.dense, 30).axes
+        if axes.get_title(loc="left") == "Time"
     ]
     points = {line.get_gid() for axes in times for line in axes.lines if line.get_gid()}
     assert any(gid.startswith("name:magnitude-50: ") for gid in points)
@@ -171,7 +174,7 @@ def test_times_by_workload_are_those_of_the_row_that_was_timed_for_the_choice(tm
 
 
 def test_metrics_hold_a_time_where_it_was_measured(tmp_path):
-    metrics = report.metrics(of(tmp_path).rows)
+    metrics = report.metrics(of(tmp_path))
     assert set(metrics["systematic-50"]) == {"loss", "sparsity", "packed_bytes"}
     assert "decode_ratio" in metrics["magnitude-50"] and "decode_ratio" in metrics["depth-25-recovered"]
 

@@ -22,7 +22,7 @@ def narrowed(model, kind, means=False):
     generator = torch.Generator().manual_seed(2)
     count = {32: 20, 96: 40, 2: 1, 8: 5}[sites[0].units]
     kept = [torch.randperm(site.units, generator=generator)[:count].sort().values for site in sites]
-    seen = importance.watch_inputs(model, sites, [architectures.IDS]) if means else {}
+    seen = importance.watch_inputs(model, sites, [{"input_ids": architectures.IDS}]) if means else {}
     return compact.width(model, kind, sites, kept, {n: s.mean for n, s in seen.items()} if means else None)
 
 
@@ -99,7 +99,7 @@ def test_bias_compensation_moves_the_output_by_what_the_removed_neurons_said_on_
     model = architectures.build("llama")
     sites = structure.mlp_sites(model)[:1]
     name = sites[0].reader.module
-    seen = importance.watch_inputs(model, sites, [architectures.IDS])
+    seen = importance.watch_inputs(model, sites, [{"input_ids": architectures.IDS}])
     kept = [torch.arange(20)]
     shift = compact._shifts(model, sites, kept, {name: seen[name].mean})[name]
     collected = {}

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from prunelab.calibration.samples import split
 from prunelab.errors import InputError
 from prunelab.models import models
 from prunelab.structure import importance, structure
@@ -109,7 +110,7 @@ def test_conv1d_and_linear_give_the_same_importances():
 def test_watched_inputs_are_those_of_the_reader():
     model = architectures.build("llama")
     sites = structure.mlp_sites(model)
-    found = importance.watch_inputs(model, sites, architectures.IDS.split(1))
+    found = importance.watch_inputs(model, sites, split({"input_ids": architectures.IDS}, 1))
     kept = {}
     handle = model.model.layers[2].mlp.down_proj.register_forward_pre_hook(lambda _, args: kept.update(x=args[0]))
     with torch.no_grad():
@@ -122,7 +123,7 @@ def test_watched_inputs_are_those_of_the_reader():
 def test_taylor_is_weight_times_gradient_and_leaves_no_gradients_behind():
     model = architectures.build("llama")
     sites = structure.mlp_sites(model)
-    found = importance.watch_gradients(model, sites, [architectures.IDS])
+    found = importance.watch_gradients(model, sites, [{"input_ids": architectures.IDS}])
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
     model(input_ids=architectures.IDS, labels=architectures.IDS).loss.backward()
     weight = model.model.layers[1].mlp.up_proj.weight
@@ -132,10 +133,24 @@ def test_taylor_is_weight_times_gradient_and_leaves_no_gradients_behind():
 
 def test_influence_is_one_minus_the_cosine_of_what_enters_and_leaves():
     model = architectures.build("opt")
-    found = importance.influence(model, architectures.IDS.split(2))
+    found = importance.influence(model, split({"input_ids": architectures.IDS}, 2))
     with torch.no_grad():
         states = model.model(input_ids=architectures.IDS, output_hidden_states=True).hidden_states
     blocks = len(models.decoder_blocks(model)[1])
     for index in range(blocks - 1):  # the last of `hidden_states` has passed the final norm
         cosine = torch.nn.functional.cosine_similarity(states[index], states[index + 1], dim=-1).mean()
         assert abs(found[index] - (1 - cosine)) < 1e-5
+
+
+def test_what_fills_a_sample_up_counts_in_no_importance():
+    model = architectures.build("llama")
+    sites, ids = structure.mlp_sites(model), architectures.IDS[:2]
+    mask = torch.ones_like(ids)
+    mask[1, 5:] = 0
+    together, alone = [{"input_ids": ids, "attention_mask": mask}], [{"input_ids": ids[:1]}, {"input_ids": ids[1:, :5]}]
+    found, expected = (importance.watch_inputs(model, sites, batches) for batches in (together, alone))
+    for name, seen in found.items():
+        assert seen.count == expected[name].count == ids.shape[1] + 5
+        assert torch.allclose(seen.mean, expected[name].mean, atol=1e-5)
+    one, other = (importance.influence(model, batches) for batches in (together, alone))
+    assert torch.allclose(one, other, atol=1e-5)

@@ -25,7 +25,7 @@ def dense(tmp_path_factory):
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
     folder = tmp_path_factory.mktemp("calibration")
-    calibration.write(folder, architectures.IDS, {"seed": 1})
+    calibration.write(folder, {"input_ids": architectures.IDS}, {"seed": 1})
     return calibration.Calibration(folder)
 
 

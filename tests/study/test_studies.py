@@ -86,8 +86,8 @@ def test_a_comment_that_goes_on_below_comes_along_and_one_on_the_next_line_does_
 
 
 def test_sections_stay_apart_where_a_last_line_or_a_list_is_replaced(folder):
-    mine = merged(folder, "train:\n  tracker:\n    trajectories: 1   # one\n\n# next\n" + GRADUAL).text
-    assert "    trajectories: 1   # one\n\ncalibrate:" in mine and "# next" not in mine
+    mine = merged(folder, "train:\n  tracker:\n    memory: cpu   # one\n\n# next\n" + GRADUAL).text
+    assert "    memory: cpu   # one\n\ncalibrate:" in mine and "# next" not in mine
     assert "  gradual:                # for a method that trains\n    begin_percent: 10     # early\n" in mine
     assert "    every_steps: 50\n\nstructure:" in mine and "\n\n\n" not in mine
 

@@ -1,6 +1,5 @@
 """Training: the same windows on every way, a curve that a kill does not change, a stop at the first bad loss."""
 
-import itertools
 import json
 import os
 import re
@@ -17,6 +16,9 @@ from safetensors.torch import load_file, save_file
 from prunelab.errors import InputError
 from prunelab.models import models
 from prunelab.study import params
+from prunelab.tasks import language
+from prunelab.tasks.language import windows
+from prunelab.tasks.language.tokens import encode
 from prunelab.training import training
 from tests.helpers import tiny
 
@@ -76,7 +78,7 @@ def place(tmp_path, monkeypatch):
 def run(place, name="dense", **train):
     out = place / name
     out.mkdir()
-    training.run(write_settings(place, **train), place / "data", out, seed=1)
+    training.run(write_settings(place, **train), language, place / "data", out, seed=1)
     return out
 
 
@@ -125,7 +127,7 @@ def test_killed_with_kill_9_it_continues_and_ends_with_the_curve_of_an_unbroken_
 
 TRACKER = {
     "value": "absolute", "weighting": "linear", "beta": 0.9, "window": None, "tick": "epoch", "every": 1,
-    "trajectories": 2,
+    "trajectories": 2, "memory": "model",
 }  # fmt: skip
 
 
@@ -169,8 +171,8 @@ def test_the_losses_of_the_curve_are_those_of_the_model_itself(place, architectu
 
     model, tokenizer = AutoModelForCausalLM.from_pretrained(dense).eval(), AutoTokenizer.from_pretrained(dense)
     text = (place / "data" / "text" / "validation.txt").read_text()
-    windows = training.validation_windows(training.encode(tokenizer, text), 16, 40)
-    ids = torch.stack([window["input_ids"] for window in windows])
+    held_out = windows.validation_windows(encode(tokenizer, text), 16, 40)
+    ids = torch.stack([window["input_ids"] for window in held_out])
     with torch.no_grad():
         logp = model(input_ids=ids).logits[:, :-1].log_softmax(-1)
     expected = -logp.gather(-1, ids[:, 1:, None]).mean()
@@ -233,23 +235,6 @@ def test_early_stopping_ends_the_run_and_keeps_best_and_last(place):
     best = load_file(out / "best" / "model.safetensors")
     last = load_file(out / "model.safetensors")
     assert any(not torch.equal(best[name], last[name]) for name in best)
-
-
-def test_windows_are_numbered_and_the_same_for_a_seed():
-    tokens = torch.arange(1000)
-    one = training.TrainingWindows(tokens, 10, 3, 20, 8, seed=1)
-    two = training.TrainingWindows(tokens, 10, 3, 20, 8, seed=1)
-    assert one.per_epoch == 24 and one.steps_per_epoch == 3 and len(one) == 72
-    assert all(torch.equal(one[i]["input_ids"], two[i]["input_ids"]) for i in range(72))
-    assert not torch.equal(one[0]["input_ids"], one[24]["input_ids"])
-
-
-def test_without_a_count_an_epoch_covers_the_text_once_but_for_the_seeded_phase():
-    windows = training.TrainingWindows(torch.arange(1005), 10, 2, None, 1, seed=1)
-    starts = sorted(int(windows[i]["input_ids"][0]) for i in range(windows.per_epoch))
-    assert len(set(starts)) == len(starts) == 99
-    steps = [b - a for a, b in itertools.pairwise(starts)]
-    assert steps.count(10) >= 97 and set(steps) <= {10, 20}
 
 
 def test_bad_settings_are_named(place):
