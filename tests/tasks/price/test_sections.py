@@ -151,7 +151,8 @@ def test_the_sections_follow_the_papers_order_of_questions(study):
     told = sections.sections(study, study.rows)
     assert [section.id for section in told] == ["price-error", "price-calibration", "price-examples", "baselines"]
     claims = told[0].parts[1]
-    assert [claim.status for claim in claims] == ["holds", "does not hold", "does not hold"]
+    # The dense model is worth it but for its reading; then the methods.
+    assert [claim.status for claim in claims] == ["holds in part", "holds", "does not hold", "does not hold"]
 
 
 def test_examples_show_truth_and_predictions_over_the_rates(study):
@@ -251,3 +252,41 @@ def test_the_page_draws_all_of_it_and_loads_nothing(study):
     assert html.count('<img src="data:image/jpeg;base64,') == 2 and "http" not in html.replace("http://www.w3.org", "")
     assert 'class="chip does-not-hold"' in html and "<code>magnitude</code>" in html
     assert isinstance(sections.sections(study, study.rows)[0].parts[0], Picture)
+
+
+def dense_of(mean=(-60.0, -50.0), pictures=(300.0, 250.0), words_=(400.0, 350.0)) -> dict:
+    """quality.json of a dense model with an error of 20: (difference, upper end) to the mean price, (increase in
+    percent, lower end in currency) of the controls."""
+    return {
+        "mae": DENSE,
+        "baselines": {"mean": {"mae": DENSE - mean[0], "dense_diff": mean[0], "dense_diff_hi": mean[1]}},
+        "controls": {
+            kind: {"times_own": 1 + more / 100, "mae_diff_lo": lo}
+            for kind, (more, lo) in {"shuffled_pictures": pictures, "blank_text": words_}.items()
+        },
+    }
+
+
+def test_a_dense_model_that_looks_and_reads_is_worth_pruning():
+    claim = words.worth(dense_of())
+    assert claim.status == "holds"
+    assert claim.answer == (
+        "Its error is 0.25 × that of the mean price. It is 4.00 × its own with the pictures of others and 5.00 × its "
+        "own without its words."
+    )
+
+
+def test_a_dense_model_that_does_not_look_is_told():
+    claim = words.worth(dense_of(pictures=(1.0, -2.0)))
+    assert claim.status == "holds in part"
+    assert claim.answer.endswith("; with the pictures of others nothing is measurably lost.")
+
+
+def test_of_a_dense_model_that_is_no_better_than_the_mean_price_nothing_follows():
+    claim = words.worth(dense_of(mean=(-1.0, 2.0)))
+    assert claim.status == "does not hold"
+    assert "what pruning costs it tells nothing" in claim.answer
+
+
+def test_without_intervals_nothing_is_said_of_the_dense_model():
+    assert words.worth({"mae": DENSE}).status == "open"

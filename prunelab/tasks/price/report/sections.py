@@ -11,7 +11,7 @@ from prunelab.errors import InputError
 from prunelab.fragments import UNKNOWN, Cell, Column, Picture, Section, Table, Tile, bounded, ends, number, words
 from prunelab.tasks.price.money import amount, digits
 from prunelab.tasks.price.report import charts, points
-from prunelab.tasks.price.report.words import claims
+from prunelab.tasks.price.report.words import claims, worth
 
 PANELS = 5  # of predictions against truth, dense among them
 CONTROLS = {"shuffled_pictures": "other pictures", "blank_text": "no text"}
@@ -57,7 +57,7 @@ def _against_compression(study, found: dict, dense: dict) -> Section:
         "Mean absolute error against the share of weights removed, a line for each method",
         caption,
     )
-    return Section("price-error", "Error against compression", [chart, claims(found, sharp)])
+    return Section("price-error", "Error against compression", [chart, [worth(dense), *claims(found, sharp)]])
 
 
 def _shown(study, found: dict[str, list]) -> list[dict]:

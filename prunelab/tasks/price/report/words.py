@@ -4,6 +4,29 @@ from prunelab.fragments import Claim, interval, rate_name, rate_names
 from prunelab.tasks.price.report.points import MODERATE, Point, worse_from
 
 SOON = 0.505  # a rise from here on is one that follows 30 %
+CONTROLS = {"shuffled_pictures": "with the pictures of others", "blank_text": "without its words"}
+
+
+def worth(dense: dict) -> Claim:
+    """Whether the dense model, of whose quality.json `dense` is, says more than no model, and looks and reads for it.
+
+    Where it does not, what pruning costs it tells nothing.
+    """
+    question = "Is the dense model worth pruning: better than the mean price, and worse without picture or words?"
+    mean = (dense.get("baselines") or {}).get("mean") or {}
+    controls = dense.get("controls") or {}
+    if mean.get("dense_diff_hi") is None or any(name not in controls for name in CONTROLS):
+        return Claim(question, "open", "Its baselines or controls have no interval.")
+    better = mean["dense_diff_hi"] < 0
+    worse_by = {name: controls[name].get("mae_diff_lo") for name in CONTROLS}
+    misses = [words for name, words in CONTROLS.items() if not (worse_by[name] or 0) > 0]
+    first = f"Its error is {dense['mae'] / mean['mae']:.2f} × that of the mean price"
+    first += "." if better else ", whose interval does not tell the two apart: what pruning costs it tells nothing."
+    found = [f"{controls[name]['times_own']:.2f} × its own {words}" for name, words in CONTROLS.items()]
+    second = f" It is {' and '.join(found)}"
+    second += f"; {' and '.join(misses)} nothing is measurably lost." if misses else "."
+    status = "does not hold" if not better else "holds in part" if misses else "holds"
+    return Claim(question, status, first + second)
 
 
 def claims(found: dict[str, list[Point]], sharp_percent: float) -> list[Claim]:
