@@ -75,7 +75,8 @@ class QuantisedLinear(nn.Module):
         if self._columns != inputs:
             rows = functional.pad(rows, (0, self._columns - inputs))
         if x.numel() <= self._few and x.is_cpu:
-            out = kernels.few(self.grid, rows.to(scale.dtype).contiguous(), qdata, scale)
+            rows = rows.detach().to(scale.dtype).contiguous()  # the kernels have no gradients
+            out = kernels.few(self.grid, rows, qdata, scale)
         else:
             out = kernels.many(self.grid, rows, qdata, scale)
         if self._rows != self.out_features:

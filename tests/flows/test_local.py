@@ -43,7 +43,7 @@ def test_a_study_tells_a_line_a_stage_and_ends_with_the_table_the_report_and_the
     assert done.returncode == 0 and done.stderr == ""
     lines = done.stdout.splitlines()
     finished = [line for line in lines if line.startswith("[")]
-    assert re.fullmatch(r"\[ 1/12\] fetch · \d+ s", finished[0])
+    assert re.fullmatch(r"\[ 1/12\] fetch · this is fetch · \d+ s", finished[0])  # no text: what it said last
     assert re.fullmatch(r"\[12/12\] mirror · this is mirror · \d+ s", finished[-1])
     assert sorted(line.split(" · ")[0].partition("] ")[2] for line in finished[2:6]) == [
         "prune magnitude-50", "prune magnitude-80", "prune random-50", "prune random-80",
