@@ -12,7 +12,6 @@ from prunelab.errors import InputError
 from prunelab.models import owncode
 
 LANGUAGE, VISION = "language", "vision"
-TOWERS = (LANGUAGE, VISION)
 
 
 def is_composite(config) -> bool:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from prunelab.data import reading
-from prunelab.disk.files import read_json
 from prunelab.errors import InputError
 from prunelab.study.pricing import ROW
 from prunelab.tasks.price import templates
@@ -108,29 +107,6 @@ def of_folder(folder: Path, part: str) -> list[dict]:
         raise InputError(f"{path}: no such file; run the stage that writes it (dvc repro fetch)")
     with open(path, encoding="utf-8") as file:
         return [json.loads(line) for line in file]
-
-
-def manifest_of(data: Path) -> dict:
-    """The manifest that the stage fetch wrote into the folder `data`. Raises InputError where it is not there."""
-    return read_json(Path(data) / FOLDER / "manifest.json")
-
-
-def require_context(rows: Iterable[dict], tokens_of, context: int) -> dict:
-    """The longest row and its length: {"where", "tokens"}.
-
-    `tokens_of(row)` is how many tokens a row of `of_part` has: picture, prompt, answer and what ends it. Raises
-    InputError that names the row where one has more than `context`.
-    """
-    longest = {"where": None, "tokens": 0}
-    for row in rows:
-        if (tokens := tokens_of(row)) > longest["tokens"]:
-            longest = {"where": row["where"], "tokens": tokens}
-    if longest["tokens"] > context:
-        raise InputError(
-            f"{longest['where']}: expected at most {context} tokens of picture, prompt and answer (train.context, and "
-            f"the model's own), found {longest['tokens']}; raise train.context, or shorten price.prompt"
-        )
-    return longest
 
 
 def _is_scalar(value) -> bool:

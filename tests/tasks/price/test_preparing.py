@@ -49,7 +49,7 @@ def test_a_table_and_its_pictures_become_prompts_and_answers(tmp_path, capsys):
         "test": 2,
     }
     assert manifest["dropped"] == [] and manifest["pictures"]["count"] == 10
-    assert manifest == rows.manifest_of(tmp_path / "out")
+    assert manifest == json.loads((tmp_path / "out" / rows.FOLDER / "manifest.json").read_text())
     assert "train: 6 rows of 6 items, min $" in capsys.readouterr().out
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["price"], "nothing half-written stays"
 
@@ -325,24 +325,6 @@ def test_a_table_from_elsewhere_reads_no_file_outside_its_source(tmp_path, monke
     monkeypatch.setattr(sources, "_hub", lambda source, patterns, kind: (folder, "0123abc", None))
     told = message(tmp_path, tmp_path / "out", rows={"kind": "hub", "name": "me/things", "files": "rows.csv"})
     assert "picture '../secret.png': expected a file inside the source, found one outside" in told
-
-
-# Longest rows
-
-
-def test_a_row_that_is_longer_than_the_context_is_told_by_its_place(tmp_path):
-    prepared(shop(tmp_path / "shop", TEN, names=["short"] * 4 + ["a very long name"] + ["short"] * 5), tmp_path / "out")
-    found = all_rows(tmp_path / "out")
-
-    def letters(row: dict) -> int:
-        return len(row["prompt"]) + len(row["answer"])
-
-    longest = rows.require_context(found, letters, 100)
-    assert longest == {"where": "rows.csv, line 6", "tokens": len("{picture} a a very long name costs") + 4}
-    with pytest.raises(
-        InputError, match=r"rows\.csv, line 6: expected at most 37 tokens .* found 38; raise train\.context"
-    ):
-        rows.require_context(found, letters, 37)
 
 
 def test_settings_that_the_task_cannot_use_are_told(tmp_path):
