@@ -43,6 +43,8 @@ def main(argv: list[str] | None = None) -> None:
         with workspace.alone():
             settings = workspace.choose(arguments.study)
             _run_study(settings, arguments.workers)
+    except workspace.Skipped as reason:
+        print(reason)
     except KeyboardInterrupt:
         print(f"\nstopped; {CONTINUES}", file=sys.stderr)
         sys.exit(130)

@@ -18,6 +18,7 @@ from pathlib import Path
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.states import Completed, State
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import process, told, workspace
@@ -63,14 +64,18 @@ def run_stage(name: str, threads: int | None = None) -> float:
 
 
 @flow(name="study", task_runner=ThreadPoolTaskRunner())
-def study(study: str | None = None, workers: int | None = None) -> None:
-    """Run a study.
+def study(study: str | None = None, workers: int | None = None) -> State | None:
+    """Run a study. One whose data is not on this machine ends as Skipped, which is no failure.
 
     study: which file of studies/ becomes params.yaml; empty: the params.yaml that is there.
     workers: how many stages run side by side; empty: one a core, as far as memory goes, with a GPU one.
     """
     with workspace.alone():
-        settings = workspace.choose(study)
+        try:
+            settings = workspace.choose(study)
+        except workspace.Skipped as reason:
+            get_run_logger().warning("%s", reason)
+            return Completed(name="Skipped", message=str(reason))
         process.allow()
         _lanes.append(Lanes(own_session=False))
         try:
@@ -83,6 +88,7 @@ def study(study: str | None = None, workers: int | None = None) -> None:
             # they would be orphans. After an ordinary end nothing runs any more.
             process.stop()
     get_run_logger().info("study %s is complete (%s stages ran): report/index.html", settings.study, ran)
+    return None
 
 
 def _run_stages(settings: params.Settings, room: Room) -> int:
@@ -167,8 +173,12 @@ def main(argv: list[str] | None = None) -> None:
         except StageFailed as failure:
             raise SystemExit(f"error: {failure}") from None
         return
-    with workspace.alone():
-        workspace.choose(arguments.study)  # a mistake is told at once, not after Prefect has started
+    try:
+        with workspace.alone():
+            workspace.choose(arguments.study)  # a mistake is told at once, not after Prefect has started
+    except workspace.Skipped as reason:
+        print(reason)
+        return
     # Where no server's address is set, Prefect starts one for us; the supervisor ends that too, whatever happens.
     # Its 20 s of patience with it are not enough beside a busy neighbour.
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")

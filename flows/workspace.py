@@ -22,6 +22,10 @@ RWLOCK = Path(".dvc/tmp/rwlock")
 WRITTEN = Path(".prunelab/params.sha256")  # of the params.yaml that was merged here last
 
 
+class Skipped(Exception):
+    """A study whose data is not on this machine, which is no mistake; the text says so in one line."""
+
+
 @contextlib.contextmanager
 def alone():
     """Hold this folder for one study. Raises InputError when another has it; a killed one holds nothing."""
@@ -49,12 +53,14 @@ def choose(study: str | None) -> params.Settings:
     """Make the study, merged onto the default, the params.yaml that runs, and print what differs; None keeps the one
     there. Returns its validated settings.
 
-    Raises InputError rather than overwrite a params.yaml whose content is kept nowhere else.
+    Raises InputError rather than overwrite a params.yaml whose content is kept nowhere else, and Skipped where the
+    study reads data that its user must bring and that is not there.
     """
     current = Path("params.yaml")
     if study is None:
         return params.load(current)
     merged = studies.merge(study)
+    _require_data(merged)
     text = merged.text.encode()
     if current.exists() and _lines(current) == text:
         return merged.settings
@@ -66,6 +72,17 @@ def choose(study: str | None) -> params.Settings:
         partial.write_bytes(text)
     print(studies.told(merged), flush=True)
     return merged.settings
+
+
+def _require_data(merged: studies.Merged) -> None:
+    """Raises Skipped where a folder of data/ is not there, which a study can name and this project cannot bring."""
+    for source in merged.settings.sources().values():
+        place = Path(source.name or "")
+        if source.kind == "path" and place.is_relative_to("data") and not place.exists():
+            raise Skipped(
+                f"skipped: study {merged.name} reads {place}, which is not there; "
+                f"{studies.FOLDER}/{merged.name}.yaml says where it comes from"
+            )
 
 
 def _require_kept_elsewhere(path: Path, study: str) -> None:

@@ -153,6 +153,7 @@ class Price(Section):
     tabular: Annotated[list[Name], AfterValidator(distinct)]
     split: PriceSplit
     tower: Tower | None
+    controls: Literal["every", "dense"] = "every"  # which models are asked without words and with other pictures too
 
     @model_validator(mode="after")
     def _has_its_cards(self):

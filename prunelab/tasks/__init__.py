@@ -13,6 +13,8 @@ of the dense model and of the stage fetch; InputError where something is not as 
                                                  into out, and prints what it found
     start(settings, data, seed)                  → training.examples.Start: where training begins
     examples(settings, processor, data, seed)    → training.examples.Examples: what is trained on, in which order
+    beside(settings, data, model)                writes what the task needs beside a model that was trained or taken, if
+                                                 anything, into its folder
     files(settings, data)                        → the files that decide start and examples: in the key of checkpoints
     samples(settings, dense, data, seed)         → (calibration.samples.Samples, facts for calibration.json)
     recovery(settings, dense, data, seed)        → recovery.Lessons: what a pruned model is fine-tuned on
@@ -35,8 +37,8 @@ from prunelab.study.tasks import NAMES
 __all__ = ["CONTRACT", "NAMES", "Headline", "Paper", "headline", "of"]
 
 CONTRACT = (
-    "HEADLINE", "MODELS", "check", "prepare", "start", "examples", "files", "samples", "recovery", "reference",
-    "judge", "prompt", "sections",
+    "HEADLINE", "MODELS", "check", "prepare", "start", "examples", "beside", "files", "samples", "recovery",
+    "reference", "judge", "prompt", "sections",
 )  # fmt: skip
 
 

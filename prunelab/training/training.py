@@ -64,8 +64,8 @@ class FiniteTrainer(Trainer):
 def run(settings, task, data: Path, out: Path, seed: int, callbacks=()) -> None:
     """Train (or take) the model of `settings.train` on `data` and write the dense model's folder into `out`.
 
-    `task` says where training begins and what it sees: a module of prunelab/tasks, whose `start`, `examples` and
-    `files` are asked. `callbacks` are the trainer's, beside the weight history; what decides their effect is their
+    `task` says where training begins and what it sees: a module of prunelab/tasks, whose `start`, `examples`, `files`
+    and `beside` are asked. `callbacks` are the trainer's, beside the weight history; what decides their effect is their
     attribute `decisive`.
     `out` is an existing empty folder. It gets a plain Hugging Face folder, `prunable.json`, `best/model.safetensors`
     and `history/`. Checkpoints live in `checkpoints/<hash of all that decides the result>/` until the run has ended,
@@ -74,6 +74,7 @@ def run(settings, task, data: Path, out: Path, seed: int, callbacks=()) -> None:
     train, towers = settings.train, settings.prune.towers
     if not train.epochs:
         take(fetched(data), train.context, out, towers)
+        task.beside(settings, data, out)
         return
     # Quiet: its hints are for users of the library's own scripts.
     with loading.quiet(), workers.threads(train.threads):
@@ -91,6 +92,7 @@ def run(settings, task, data: Path, out: Path, seed: int, callbacks=()) -> None:
         _write_best(trainer, stored, out / "best")
         loading.save(model.to(stored), out)
         processor.save_pretrained(out)
+        task.beside(settings, data, out)
     if train.start == "fetched" and (manifest := fetched(data) / "manifest.json").exists():
         shutil.copyfile(manifest, out / "manifest.json")  # whose weights these were, and their licence
     write_json(out / "prunable.json", tensors)

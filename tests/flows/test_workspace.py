@@ -66,6 +66,20 @@ def test_a_study_that_cannot_be_merged_is_in_nobody_s_way(toy):  # noqa: F811
     assert workspace.choose("small").study == "small"
 
 
+def test_a_study_whose_data_its_user_must_bring_is_skipped_with_a_line_until_it_is_there(toy):  # noqa: F811
+    mine = "fetch: {text: {kind: path, name: data/mine, licence: none}}\n"
+    (toy / "studies" / "mine.yaml").write_text(mine)
+    before = (toy / "params.yaml").read_bytes()
+    with pytest.raises(workspace.Skipped, match="skipped: study mine reads data/mine, which is not there; studies/"):
+        workspace.choose("mine")
+    assert (toy / "params.yaml").read_bytes() == before
+    run = [sys.executable, "-m", "flows.local", "--study", "mine"]
+    ended = subprocess.run(run, capture_output=True, text=True, env=environment())
+    assert ended.returncode == 0 and ended.stdout.startswith("skipped: study mine reads data/mine"), ended.stderr
+    (toy / "data" / "mine").mkdir(parents=True)
+    assert workspace.choose("mine").study == "mine"
+
+
 def test_without_a_name_the_params_stay(toy):  # noqa: F811
     edit_params(toy, train={"epochs": 3})
     assert workspace.choose(None).train.epochs == 3

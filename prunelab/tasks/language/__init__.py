@@ -38,6 +38,10 @@ def examples(settings, processor, data, seed):
     return windows.examples(settings, processor, data, seed)
 
 
+def beside(settings, data, model) -> None:
+    """Nothing: a language model says all of itself."""
+
+
 def files(settings, data):
     from prunelab.tasks.language import starting
 

@@ -36,6 +36,12 @@ def examples(settings, processor, data, seed):
     return examples.examples(settings, processor, data, seed)
 
 
+def beside(settings, data, model) -> None:
+    from prunelab.tasks.price.seeing import starting
+
+    starting.beside(settings, data, model)
+
+
 def files(settings, data):
     from prunelab.tasks.price.seeing import starting
 

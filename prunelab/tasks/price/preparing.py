@@ -67,6 +67,8 @@ def check(settings) -> None:
     price, fetch = settings.price, settings.fetch
     if price is None:
         raise InputError("price: null, but task is price; fill it in, as studies/price-cards.yaml does")
+    if price.tower is not None and not settings.train.epochs:
+        raise InputError("train.epochs: 0, but the eyes of price.tower are new and must learn; raise it")
     for key in ("text", "split", "calibration"):
         if getattr(fetch, key) is not None:
             raise InputError(f"fetch.{key}: says nothing where task is price, whose rows stand in price.rows; set null")

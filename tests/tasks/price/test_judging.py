@@ -97,6 +97,10 @@ def test_a_variant_is_compared_with_dense_row_by_row(study, tmp_path, capsys):
     assert told["text_sha256"] == left["text_sha256"] and "baselines" not in told
     said = capsys.readouterr().out
     assert said.startswith("random-50: mean absolute error $") and said.count("\n") == 1
+    of_dense = prices.settings(controls="dense")
+    judging.judge_variant(of_dense, "random-50", tmp_path / "variant", results, tmp_path / "alone")
+    alone = read_json(tmp_path / "alone" / "quality.json")
+    assert alone == told | {"controls": {}} and "no text" not in capsys.readouterr().out
 
 
 def test_the_dense_model_judged_as_a_variant_differs_by_nothing_packed_too(study, tmp_path):

@@ -8,7 +8,9 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from prunelab import tasks
+from prunelab.errors import InputError
 from prunelab.models import checkpoint
+from prunelab.tasks.price import predicting
 from prunelab.tasks.price.seeing import processing
 from prunelab.training import training
 from tests.helpers import seeing
@@ -67,6 +69,15 @@ def test_what_is_written_is_a_whole_model_with_its_processor(place):
     prunable = {entry["name"] for entry in json.loads((dense / "prunable.json").read_text())}
     assert set(load_file(dense / "history" / "importance.safetensors")) == prunable
     assert processing.of_folder(dense).place == "<image>" and (dense / "price.json").exists()
+
+
+def test_a_model_that_is_taken_as_it_is_can_be_asked_for_prices_and_new_eyes_cannot(place):
+    dense = run(place, "dense", seeing.settings({"epochs": 0}, prune={"methods": ["magnitude"]}))
+    asked = predicting.facts_of(dense)
+    assert (asked["prompt"], asked["answer"]) == ("{picture}{rooms} rooms:", "{price}")
+    with pytest.raises(InputError, match="train.epochs: 0, but the eyes of price.tower are new"):
+        eyes = {"tower": dict(vars(seeing.SMALL))}
+        PRICE.check(seeing.settings({"epochs": 0}, prune={"methods": ["magnitude"]}, price=eyes))
 
 
 def test_low_rank_updates_leave_all_but_the_language_model_s_layers(place):

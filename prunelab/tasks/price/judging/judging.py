@@ -46,7 +46,7 @@ class Answers(NamedTuple):
     tokens: int  # of all true answers
     texts: list[str]  # the answers
     prices: np.ndarray  # (rows,)
-    controls: dict[str, np.ndarray]  # (rows,) prices, by CONTROLS
+    controls: dict[str, np.ndarray]  # (rows,) prices, by CONTROLS; none where they were not asked
 
 
 class Reference(NamedTuple):
@@ -62,7 +62,7 @@ def judge_dense(settings, dense: Path, data: Path, out: Path) -> None:
     """quality.json and reference.safetensors of the dense model, on the rows of `data`, into `out`."""
     held = asking.held_out(data, settings.quality.max_windows)
     model = quality.ready(checkpoint.load(dense))
-    answers = ask(model, dense, "dense", held, settings, first=True)
+    answers = ask(model, dense, "dense", held, settings, dense=True)
     facts = {
         "dense_sha256": identity(dense),
         "libraries": reference.libraries(),
@@ -129,14 +129,15 @@ def load(path) -> Reference:
         raise InputError(f"{path}: not a reference of this task (no {error}); run the reference stage again") from None
 
 
-def ask(model, folder: Path, name: str, held: HeldOut, settings, first: bool = False) -> Answers:
-    """What the `model` of `folder` answers to the held-out rows and in both controls; `name`: for errors.
+def ask(model, folder: Path, name: str, held: HeldOut, settings, dense: bool = False) -> Answers:
+    """What the `model` of `folder` answers to the held-out rows, and in both controls; `name`: for errors.
 
-    first: this is the dense model, of which it is looked at whether a token's loss sees later ones.
+    dense: this is the dense model, of which it is looked at whether a token's loss sees later ones. Of others the
+    controls cost half of the time, so `price.controls` may leave them out.
     """
     processor = processing.of_folder(folder)
     encoder = encoding.Encoder(processor, processor.config, held.folder)
-    if first:
+    if dense:
         encoding.require_answers_in_order(model, encoder, encoder.row(held.rows[0]), name)
     per_batch = max(1, settings.quality.batch_tokens // len(encoder.row(held.rows[0])["input_ids"]))
     most = predicting.facts_of(folder)["answer_tokens"] + predicting.ROOM
@@ -150,10 +151,12 @@ def ask(model, folder: Path, name: str, held: HeldOut, settings, first: bool = F
         )
     texts = written(model, encoder, held.rows, most, per_batch)
     price = settings.price
-    others = {
-        "shuffled_pictures": asking.with_other_pictures(held.rows),
-        "blank_text": asking.without_words(held.rows, price.prompt),
-    }
+    others = {}
+    if dense or price.controls == "every":
+        others = {
+            "shuffled_pictures": asking.with_other_pictures(held.rows),
+            "blank_text": asking.without_words(held.rows, price.prompt),
+        }
     controls = {kind: prices_in(written(model, encoder, rows, most, per_batch), price) for kind, rows in others.items()}
     return Answers(nats / tokens, int(tokens.sum()), texts, prices_in(texts, price), controls)
 
@@ -305,8 +308,8 @@ def _line(name: str, told: dict, settings) -> str:
         more = told["mae_increase_percent"]
         said += f", to dense {'unknown' if more is None else f'{more:+.1f} %'}{ends}"
     controls = told["controls"]
-    times = [controls[kind]["times_own"] for kind in CONTROLS]
-    if None not in times:
+    times = [controls[kind]["times_own"] for kind in CONTROLS if kind in controls]
+    if times and None not in times:
         said += f"; other pictures {times[0]:.2f} ×, no text {times[1]:.2f} ×"
     if told["not_a_number_share"]:
         said += f"; {100 * told['not_a_number_share']:.1f} % of the answers are no number"

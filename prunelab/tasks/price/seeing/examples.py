@@ -72,8 +72,12 @@ class InOrder(torch.utils.data.Dataset):
 
 
 def examples(settings, processor, data, seed: int) -> Examples:
-    """What a study of prices trains on."""
+    """What a study of prices trains on.
+
+    Held-out rows are looked at too: one that the model cannot take is told now, and not when it has been trained.
+    """
     train = settings.train
+    require_readable(Encoder(processor, processor.config, folder_of(data)), of_part(data, "test"))
     encoder = Encoder(processor, processor.config, folder_of(data), train.context)
     rows = Encoded(encoder, of_part(data, "train"))
     held_out = Encoded(encoder, evenly(of_part(data, "validation"), train.validation_windows))
@@ -83,6 +87,12 @@ def examples(settings, processor, data, seed: int) -> Examples:
         encoder.collate,
         round(train.batch_size * float(np.mean(rows.lengths))),
     )
+
+
+def require_readable(encoder: Encoder, rows: list[dict]) -> None:
+    """Raises InputError for the first row that the encoder's model cannot take: too long, or without its picture."""
+    for row in tqdm(rows, desc="reading held-out rows", unit="row", disable=None):
+        encoder.row(row)
 
 
 def evenly(rows: list, limit: int | None) -> list:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from prunelab.disk.files import read_json, write_json
+from prunelab.disk.files import read_json
 from prunelab.errors import InputError, in_one_line
 from prunelab.models import loading, owncode, packed
 
@@ -24,13 +24,10 @@ NUMBERED = "<|image_1|>"  # where a processor of its own code (Phi-3-vision's) w
 
 
 class Processor:
-    """A processor of the library for the model of `config`, and the folder it came from (None: it was made here).
+    """A processor of the library for the model of `config`, and the folder it came from (None: it was made here)."""
 
-    price: what is written beside it as price.json, all that predicting a price needs to know (None: nothing).
-    """
-
-    def __init__(self, inner, config, folder: Path | None = None, price: dict | None = None):
-        self.inner, self.config, self.folder, self.price = inner, config, folder, price
+    def __init__(self, inner, config, folder: Path | None = None):
+        self.inner, self.config, self.folder = inner, config, folder
 
     @property
     def tokenizer(self):
@@ -57,8 +54,6 @@ class Processor:
             for path in packed.companions(self.folder):
                 if path.name not in OF_THE_MODEL:
                     shutil.copyfile(path, out / path.name)
-        if self.price is not None:
-            write_json(out / "price.json", self.price)
 
 
 def of_folder(folder, name=None) -> Processor:

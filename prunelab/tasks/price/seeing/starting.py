@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from transformers import set_seed
 
+from prunelab.disk.files import write_json
 from prunelab.errors import InputError
 from prunelab.models import composites, loading, models, owncode
 from prunelab.models.tensors import stored_dtype, weight_files
+from prunelab.tasks.price import predicting
 from prunelab.tasks.price.rows import PARTS, of_part
 from prunelab.tasks.price.seeing import composing, processing
 from prunelab.tasks.price.seeing.examples import folder_of
@@ -30,9 +31,7 @@ def start(settings, data, seed: int) -> Start:
         sees = composites.is_composite(language.config) or owncode.is_own(language.config)
         require_eyes(settings, sees)
         if sees:
-            processor = processing.of_folder(folder)
-            processor.price = price_facts(settings, processor, data)
-            return Start(language, processor, stored)
+            return Start(language, processing.of_folder(folder), stored)
         tokenizer = loading.tokenizer_of(folder, folder)
         if tokenizer.eos_token_id is None:
             raise InputError(f"{folder}: expected a tokenizer with a token that ends an answer (eos_token), found none")
@@ -44,7 +43,6 @@ def start(settings, data, seed: int) -> Start:
         set_seed(seed)
         language = models.build(train.architecture, train.config, vocab_size=len(tokenizer))
     model, processor = composing.compose(settings.price.tower, language, tokenizer)
-    processor.price = price_facts(settings, processor, data)
     return Start(model, processor, stored, composing.NEW)
 
 
@@ -62,18 +60,19 @@ def all_rows(data) -> list[dict]:
     return [row for part in PARTS for row in of_part(data, part)]
 
 
-def price_facts(settings, processor, data) -> dict:
-    """What price.json says beside a model: all that is needed to ask it for a price and to read its answer."""
-    price, rows = settings.price, of_part(data, "train")
-    answers = processor.tokenizer([row["answer"] for row in rows], add_special_tokens=False, verbose=False)["input_ids"]
-    return {
+def beside(settings, data, model) -> None:
+    """Write price.json into the folder `model`: all that is needed to ask it for a price and to read its answer."""
+    price, answers = settings.price, [row["answer"] for row in of_part(data, "train")]
+    tokenizer = processing.of_folder(Path(model)).tokenizer
+    tokens = map(len, tokenizer(answers, add_special_tokens=False, verbose=False)["input_ids"])
+    facts = {
         "prompt": price.prompt,
         "answer": price.answer,
         "currency": price.currency,
         "decimals": price.decimals,
-        "mean_price": float(np.mean([row["price"] for row in rows])),  # of training: what a price that is none counts
-        "answer_tokens": max(map(len, answers)) + 1,  # of the longest answer of training, with the token that ends it
+        "answer_tokens": max(tokens) + 1,  # of the longest answer of training, with the token that ends it
     }
+    write_json(Path(model) / predicting.FILE, facts)
 
 
 def files(settings, data) -> list[Path]:
