@@ -50,7 +50,11 @@ class Encoder:
 
     def row(self, row: dict, picture=None) -> dict[str, torch.Tensor]:
         """The row with its answer, and `labels`. Raises InputError as `prompt`."""
-        encoded = self._prompt(row, picture)
+        return self.answered(row, self._prompt(row, picture))
+
+    def answered(self, row: dict, prompt: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The row with its answer behind its encoded `prompt`, and `labels`. Raises InputError as `prompt`."""
+        encoded = dict(prompt)
         answer = self.answer(row["answer"])
         asked = len(encoded["input_ids"])
         behind = {"input_ids": answer, "attention_mask": torch.ones_like(answer)}
