@@ -1,5 +1,6 @@
 # make study            the study of params.yaml, from nothing to the report
 # make study STUDY=name the study of studies/name.yaml
+# make verdict          the two studies that hold the paper's claim against plain magnitude, and what they say together
 # make test             every test        make test-fast   the fast ones, while you work
 # make ui               MLflow in a browser
 #
@@ -19,10 +20,16 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 
-.PHONY: study test test-fast test-slow lint ui clean
+.PHONY: study verdict test test-fast test-slow lint ui clean
 
 study: .venv/installed
 	@python -m flows.local $(if $(STUDY),--study "$(STUDY)")
+
+# What a study finished is kept in finished/, so that each runs again only where its settings or the code changed.
+verdict: .venv/installed
+	@python -m flows.local --study verdict --no-table
+	@python -m flows.local --study verdict-past-best --no-table
+	@python -m prunelab verdict
 
 test: .venv/installed lint test-fast test-slow
 

@@ -36,7 +36,7 @@ def main() -> None:
     history = WeightHistory(
         model,
         [tensor["name"] for tensor in models.prunable_tensors(model, settings.prune.towers)],
-        trajectories=settings.train.tracker.trajectories,
+        trajectories=settings.train.tracker.trajectories.random,
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
 

@@ -1,6 +1,6 @@
 """The study through plain DVC, without Prefect: what `make study` runs.
 
-    python -m flows.local [--study NAME] [--workers N]
+    python -m flows.local [--study NAME] [--workers N] [--no-table]
 
 Of every stage that changed one line when it has finished; at the end the table. What dvc and the stages print stands in
 a log of .prunelab/logs.
@@ -35,6 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--workers", type=int, help="stages side by side (default: one a core, as far as memory goes; with a GPU one)"
     )
+    parser.add_argument("--no-table", action="store_true", help="print no table of the results at the end")
     arguments = parser.parse_args(argv)
     if arguments.workers is not None and arguments.workers < 1:
         raise errors.InputError(f"--workers {arguments.workers}: at least 1 is needed")
@@ -42,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         with workspace.alone():
             settings = workspace.choose(arguments.study)
-            _run_study(settings, arguments.workers)
+            _run_study(settings, arguments.workers, not arguments.no_table)
     except workspace.Skipped as reason:
         print(reason)
     except KeyboardInterrupt:
@@ -50,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(130)
 
 
-def _run_study(settings: params.Settings, workers: int | None) -> None:
+def _run_study(settings: params.Settings, workers: int | None, table: bool) -> None:
     log, lanes = Log(), Lanes(own_session=True)
     try:
         _run_stages(lanes, log, settings, Room(workers))
@@ -63,7 +64,7 @@ def _run_study(settings: params.Settings, workers: int | None) -> None:
         raise
     finally:
         log.close()
-    if process.run([sys.executable, "-m", "prunelab.report.results"], None, own_session=True):
+    if table and process.run([sys.executable, "-m", "prunelab.report.results"], None, own_session=True):
         sys.exit("error: the study is complete, but `python -m prunelab.report.results` failed, see above")
     print("MLflow: make ui")
 
@@ -82,7 +83,8 @@ def _run_stages(lanes: Lanes, log: Log, settings: params.Settings, room: Room) -
         )
     elif counts["unchanged"]:
         print(f"{counts['unchanged']} stages are unchanged, {len(todo)} to run", flush=True)
-    plan = Schedule({name: graph.needs[name] & todo for name in graph.needs if name in todo}, room.workers, room.cores)
+    needs = {name: graph.needs[name] & todo for name in graph.needs if name in todo}
+    plan = Schedule(needs, room.workers, room.cores, trains_with_one_thread=settings.train.threads == 1)
     screen = Screen(len(todo), show_seeds, tasks.headline(settings))
     try:
         reasons = _carry_out(plan, lanes, log, screen, room, counts)
@@ -140,7 +142,7 @@ def _carry_out(plan: Schedule, lanes: Lanes, log: Log, screen: Screen, room: Roo
             seconds[name] = taken
         else:
             reasons[name] = said
-        left = remaining_seconds(plan.waiting(), seconds, plan.workers)
+        left = remaining_seconds(plan.waiting(), seconds, plan.workers, plan.shares)
         screen.ended(name, said, taken, code == 0, left)
 
     def before() -> None:

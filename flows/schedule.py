@@ -8,7 +8,8 @@ Three kinds of stage, told by the name:
   the dense model, the same in fewer bits (tests/flows/test_threads.py);
 - all others compute sums whose last digits hang on the number of threads (a model trained with one thread and with two
   differs), so they run alone with every thread, as they do in a plain `dvc repro`: what a study finds must not depend
-  on what happened to run beside it.
+  on what happened to run beside it. Those that only train share the machine too where `train.threads` is 1: each has
+  one thread then, whatever runs beside it.
 """
 
 import queue
@@ -22,7 +23,8 @@ from prunelab.recipes.methods import METHODS
 from prunelab.recipes.variants import Variant
 
 MEASURING = ("efficiency", "runtimes")  # so begin the names of stages beside which nothing runs
-LIGHT = ("device", "inputs", "report", "mirror")  # these import no torch
+LONG = ("train", "cells")  # kinds that start first where others could: last, they would run beside idle cores
+LIGHT = ("device", "inputs", "probes", "report", "mirror")  # these import no torch
 NEWS_SECONDS = 60  # between two signs of life while nothing finishes
 
 
@@ -34,10 +36,14 @@ class Start(NamedTuple):
 class Schedule:
     """Stages to run, with what each needs; ask `ready()`, tell `started()` and `finished()`, until `over`."""
 
-    def __init__(self, needs: dict[str, set[str]], workers: int, cores: int | None = None):
+    def __init__(
+        self, needs: dict[str, set[str]], workers: int, cores: int | None = None, trains_with_one_thread: bool = False
+    ):
         """needs: stage → the stages of this very schedule that must have succeeded before. workers: at most so many
-        side by side; may be changed while it goes on. cores: to be shared among them (None: one a worker)."""
+        side by side; may be changed while it goes on. cores: to be shared among them (None: one a worker).
+        trains_with_one_thread: whether train.threads is 1."""
         self.needs = needs
+        self.trains_with_one_thread = trains_with_one_thread
         self.workers = workers
         self.cores = cores or workers
         self.pending = dict.fromkeys(needs)  # ordered, so that a study runs in the same order every time
@@ -51,7 +57,8 @@ class Schedule:
         possible = [name for name in self.pending if self.needs[name] <= self.done]
         if any(threads is None for threads in self.running.values()):
             return []
-        together = [name for name in possible if shares(name)]
+        together = [name for name in possible if self.shares(name)]
+        together.sort(key=lambda name: LONG.index(kind) if (kind := _kind(name)) in LONG else len(LONG))
         if together or self.running:
             return self._side_by_side(together)
         return [Start(name, None) for name in sorted(possible, key=measures)[:1]]
@@ -60,7 +67,13 @@ class Schedule:
         cores = max(self.cores, self.workers)
         free = cores - sum(self.running.values())
         names = names[: max(0, min(self.workers - len(self.running), free))]
-        return [Start(name, free // len(names)) for name in names]
+        single = [name for name in names if not shares(name)]
+        each = (free - len(single)) // max(1, len(names) - len(single))
+        return [Start(name, 1 if name in single else each) for name in names]
+
+    def shares(self, name: str) -> bool:
+        """Whether it may run beside others."""
+        return shares(name) or (self.trains_with_one_thread and trains(name))
 
     def started(self, start: Start) -> None:
         del self.pending[start.name]
@@ -136,6 +149,17 @@ def shares(name: str) -> bool:
     return kind == "reference" or kind.startswith("quality")
 
 
+def trains(name: str) -> bool:
+    """Whether what it computes with the threads of `train.threads` is all that hangs on their number: a training, and
+    the making of a mask that is trained afterwards. (Removing structure looks at calibration, with all threads.)"""
+    kind, recipe = _split(name)
+    if kind in ("prune", "further") and recipe is not None:
+        masks = recipe.prunes == "mask" and not METHODS[recipe.method].runs_model
+        trained = recipe.is_trained or (masks and METHODS[recipe.method].trains)
+        return trained and (masks or recipe.prunes is None) and not recipe.rounds_by_text
+    return kind in LONG
+
+
 def forks(name: str) -> bool:
     """Whether it may begin in a process that has imported torch already: not what measures, whose figures are those of
     a process of its own."""
@@ -156,11 +180,13 @@ def without_seed(recipe: str) -> str:
     return re.sub(r"(^|-)s[0-9]+$", "", recipe)
 
 
-def remaining_seconds(waiting: list[str], seconds: dict[str, float], workers: int) -> float | None:
+def remaining_seconds(
+    waiting: list[str], seconds: dict[str, float], workers: int, beside: Callable[[str], bool] = shares
+) -> float | None:
     """An estimate for the stages `waiting` from the `seconds` that finished ones took; None before any finished.
 
     A stage counts as the mean of its kind (`prune@…`), a kind not seen yet as the mean of all; those that
-    run side by side are shared between the workers.
+    run side by side, of which `beside` is true, are shared between the workers.
     """
     if not seconds:
         return None
@@ -172,7 +198,7 @@ def remaining_seconds(waiting: list[str], seconds: dict[str, float], workers: in
     for name in waiting:
         own = kinds.get(_kind(name))
         expected = sum(own) / len(own) if own else overall
-        total += expected / workers if shares(name) else expected
+        total += expected / workers if beside(name) else expected
     return total
 
 

@@ -33,7 +33,8 @@ RESULTS = Path("report/results.csv")
 
 # A download may work the second time and training continues where it stopped. A measurement is never repeated
 # until it succeeds, because that would select among results; the others fail again in the same way.
-RETRIES = {"fetch": {"retries": 2, "retry_delay_seconds": [5, 20]}, "train": {"retries": 1, "retry_delay_seconds": 1}}
+BRINGING = {"retries": 2, "retry_delay_seconds": [5, 20]}  # over a network
+RETRIES = {"fetch": BRINGING, "probes": BRINGING, "train": {"retries": 1, "retry_delay_seconds": 1}}
 
 
 class StageFailed(Exception):
@@ -100,7 +101,8 @@ def _run_stages(settings: params.Settings, room: Room) -> int:
     log.info("%d stages: %d to run, %d unchanged", len(graph.needs), len(todo), len(graph.needs) - len(todo))
     if not changed - graph.last:
         log.info("nothing to do: every stage but the probes of machine and files is unchanged")
-    plan = Schedule({name: graph.needs[name] & todo for name in graph.needs if name in todo}, room.workers, room.cores)
+    needs = {name: graph.needs[name] & todo for name in graph.needs if name in todo}
+    plan = Schedule(needs, room.workers, room.cores, trains_with_one_thread=settings.train.threads == 1)
     began, seconds, failures = time.monotonic(), {}, {}
     progress = create_progress_artifact(0.0, key=f"progress-{title}", description=f"study {title}")
     outcomes: queue.Queue = queue.Queue()
@@ -127,7 +129,7 @@ def _run_stages(settings: params.Settings, room: Room) -> int:
         news()
 
     def news() -> None:
-        left = remaining_seconds(plan.waiting(), seconds, plan.workers)
+        left = remaining_seconds(plan.waiting(), seconds, plan.workers, plan.shares)
         log.info(
             "%d of %d stages done, %s elapsed, %s", len(plan.done), len(todo), clock(time.monotonic() - began),
             "no estimate yet" if left is None else f"about {clock(left)} left",

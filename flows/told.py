@@ -48,11 +48,13 @@ def facts(stage: str, headline: Headline, said: list[str] = (), root: Path = Pat
             return _calibration(_json(models / "calibration/calibration.json"))
         case "prune" | "further":
             return _pruning(_json(models / variant / "sparsity.json"))
+        case "cells":
+            return _last(said)
         case "reference" | "quality" | "quality-further":
             return _quality(_json(results / variant / "quality.json"), headline)
         case "efficiency" | "efficiency-dense" | "efficiency-further":
             return _time(_json(results / variant / "efficiency.json"), variant)
-        case "recommend" | "export":  # their last line is made for people
+        case "probes" | "recommend" | "export":  # their last line is made for people
             return _last(said)
         case "mirror":  # which may end in a link: whole
             return list(said[-1:])

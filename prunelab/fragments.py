@@ -81,6 +81,12 @@ def bounded(triple, form: str = "+.2f", mark: str = "") -> Cell:
     return cell._replace(text=f"{cell.text} [{minus(format(triple[1], form))}, {minus(format(triple[2], form))}]")
 
 
+def shared(share: float | None, error: float | None) -> Cell:
+    """A share in percent with its standard error: `51.2 ± 5.6`."""
+    cell = number(share, ".1f", 100)
+    return cell if cell is UNKNOWN or error is None else cell._replace(text=f"{cell.text} ± {100 * error:.1f}")
+
+
 def words(text, mark: str = "", hint: str = "") -> Cell:
     return Cell(str(text), str(text), mark, hint) if text not in (None, "") else UNKNOWN
 

@@ -33,6 +33,28 @@ def paired_bootstrap(
     return float(values.mean()), lo, hi
 
 
+def stratified_bootstrap(
+    strata: Sequence[Sequence[float] | np.ndarray], draws: int = 10_000, *, seed: int = 0, level: float = 0.95
+) -> Interval:
+    """Mean over all units of several strata and its bootstrap interval, (mean, lo, hi), resampled within each.
+
+    strata: (units,) values each, of one unit of measure; a unit counts alike wherever it stands. What the strata differ
+    by is no noise: how many units each has was decided, not drawn. ValueError as in `paired_bootstrap`.
+    """
+    values = [_checked(one, "strata") for one in strata]
+    whole = np.concatenate(values)
+    parts = [len(one) / len(whole) * _resample(one, draws, seed + number) for number, one in enumerate(values)]
+    return float(whole.mean()), *_expanded_percentiles(sum(parts), len(whole), level)
+
+
+def stratified_error(strata: Sequence[Sequence[float] | np.ndarray]) -> float:
+    """The standard error of the mean over all units of several strata; nan where one has a single unit."""
+    values = [_checked(one, "strata") for one in strata]
+    if any(len(one) < 2 for one in values):
+        return math.nan
+    return math.sqrt(sum(len(one) * one.var(ddof=1) for one in values)) / sum(len(one) for one in values)
+
+
 def paired_ratio(
     variant: Sequence[float] | np.ndarray,
     dense: Sequence[float] | np.ndarray,

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from prunelab import errors, tasks
 from prunelab.checks import checks
+from prunelab.data import sources as bringing
 from prunelab.disk import files, places
 from prunelab.energy import energy
 from prunelab.study import params
@@ -31,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     local = [Path(source.name).expanduser() for source in sources.values() if source.kind == "path"]
     for part, source in sources.items():
         if part != "model":  # whose files go by their names
-            require_apart(source, arguments.out)
+            bringing.require_apart(source, arguments.out)
     places.check_folder(arguments.out, *local)
     if arguments.energy:
         places.check_json(arguments.energy, "meter")
@@ -47,18 +48,6 @@ def main(argv: list[str] | None = None) -> None:
             require_another_precision(settings, manifest)
             for remark in (*manifest["remarks"], *unused(settings.train, manifest["model_type"])):
                 print(f"  {remark}", flush=True)
-
-
-def require_apart(source, out: Path) -> None:
-    """Raises InputError for a local folder of data that holds `out`: the next run would read this one's too."""
-    if source.kind != "path" or source.files is not None:  # who names files means these
-        return
-    place = Path(source.name).expanduser().resolve()
-    if place.is_dir() and out.resolve().is_relative_to(place):
-        raise errors.InputError(
-            f"{source.name}: expected a folder of texts, found that {out}, where fetched ones are written, lies in it; "
-            "put the texts into a folder of their own, or say with `files` which are meant"
-        )
 
 
 def require_another_precision(settings, manifest: dict) -> None:

@@ -32,9 +32,10 @@ def describe(facts: dict) -> str:
     """What was made, in a line."""
     if recovery := facts.get("recovery"):
         before, after = recovery["validation_loss_before"], recovery["validation_loss_after"]
+        kept = f", kept at step {recovery['kept_step']} of {recovery['steps']}" if "kept_step" in recovery else ""
         return (
             f"validation loss {before:.4f} → {after:.4f} nats a token after {recovery['tokens']:,} tokens from "
-            f"{recovery['source']}; {facts['packed_bytes']:,} bytes"
+            f"{recovery['source']}{kept}; {facts['packed_bytes']:,} bytes"
         )
     if "precision" in facts:
         layers = f"{facts['layers']} layers in " if "layers" in facts else ""

@@ -3,10 +3,10 @@
     python -m stages.inputs --out data/inputs
 
 Runs every time. As long as no such file changes, the JSON files come out byte for byte the same and nothing else runs:
-sources.json (texts and models, for the stage fetch), questions.json (for the stages that ask them), recipes.json (whose
-size dense-small gets and how much longer it trains, which other entries of prune.further decide), timed/<variant>.json
-(whose times a quantised row takes over, which they decide too), devices.json (what other machines measured, for the
-stage recommend).
+sources.json (texts and models, for the stage fetch), probes.json (questions and further texts, for the stage probes),
+recipes.json (whose size dense-small gets and how much longer it trains, which other entries of prune.further decide),
+timed/<variant>.json (whose times a quantised row takes over, which they decide too), devices.json (what other machines
+measured, for the stage recommend).
 """
 
 import argparse
@@ -25,17 +25,18 @@ def main(argv: list[str] | None = None) -> None:
     places.check_shared(arguments.out)
     settings = params.load()
     found = inputs.of_sources(settings.sources())
+    read = inputs.of_texts(settings.further_texts())
     asked = inputs.of_questions(settings.quality.questions.names)
     elsewhere = inputs.of_devices(settings.deploy.devices)
     files.write_json(arguments.out / "sources.json", found)
-    files.write_json(arguments.out / "questions.json", asked)
+    files.write_json(arguments.out / "probes.json", {"texts": read, "questions": asked})
     files.write_json(arguments.out / "recipes.json", settings.left_open())
     files.write_json(arguments.out / "devices.json", elsewhere)
     with files.whole_directory(arguments.out / "timed") as partial:
         for variant in settings.variants():
             other = settings.timed_as(variant) if variant.precision else None
             files.write_json(partial / f"{variant.id}.json", {"timed_as": other})
-    named = [part for part, known in found.items() if known] + list(asked) + list(elsewhere)
+    named = [part for part, known in found.items() if known] + [*read, *asked, *elsewhere]
     print(f"local files: {', '.join(named) or 'none'}")
 
 

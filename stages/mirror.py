@@ -1,14 +1,16 @@
-"""Copy the results to MLflow, as far as its store lacks them: `python -m stages.mirror`.
+"""Copy the results to where they outlast the next study: finished/<study>/, and MLflow. `python -m stages.mirror`.
 
-The last stage, so that a plain `dvc repro` leaves MLflow complete. A store or server that is down is told in a line and
-is no error: the stage always runs, and the next run catches up.
+The last stage, and it always runs, so that a plain `dvc repro` leaves both complete, also where DVC's cache restored
+everything. Only what one of them lacks is written. A store or server that is down is told in a line and is no error:
+the next run catches up.
 """
 
 from prunelab.errors import exit_cleanly
-from prunelab.mirror import stamp, store
+from prunelab.mirror import kept, stamp, store
 
 
 def main() -> None:
+    kept.keep()
     try:
         uri = store.address()
         if known := stamp.still_there(uri, stamp.key(uri)):

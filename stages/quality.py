@@ -19,6 +19,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("variant", help="its id, such as wanda-50")
     parser.add_argument("--model", type=Path, required=True, help="folder of the variant")
     parser.add_argument("--reference", type=Path, required=True, help="results of its dense model")
+    parser.add_argument("--probes", type=Path, default=Path("data/probes"), help="folder of the stage probes")
     parser.add_argument("--out", type=Path, required=True, help="folder for its results")
     parser.add_argument("--energy", type=Path, help="JSON file that books what this stage itself used")
     arguments = parser.parse_args(argv)
@@ -26,7 +27,7 @@ def main(argv: list[str] | None = None) -> None:
     with energy.stage_meter(f"quality-{arguments.variant}", arguments.energy):
         settings = params.load()
         task = tasks.of(settings.task)
-        task.judge(settings, arguments.variant, arguments.model, arguments.reference, arguments.out)
+        task.judge(settings, arguments.variant, arguments.model, arguments.reference, arguments.probes, arguments.out)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dense", type=Path, required=True, help="folder of the dense model")
     parser.add_argument("--data", type=Path, required=True, help="folder that the fetch stage wrote")
+    parser.add_argument("--probes", type=Path, default=Path("data/probes"), help="folder of the stage probes")
     parser.add_argument("--out", type=Path, required=True, help="folder of its results")
     parser.add_argument("--energy", type=Path, help="JSON file that books what this stage itself used")
     arguments = parser.parse_args(argv)
@@ -25,7 +26,7 @@ def main(argv: list[str] | None = None) -> None:
     with energy.stage_meter("reference", arguments.energy):
         settings = params.load()
         task = tasks.of(settings.task)
-        task.reference(settings, arguments.dense, arguments.data, arguments.out)
+        task.reference(settings, arguments.dense, arguments.data, arguments.probes, arguments.out)
 
 
 if __name__ == "__main__":

@@ -65,10 +65,11 @@ def metrics(study: results.Study) -> dict:
         "sparsity": "sparsity_pruned",
         "packed_bytes": "packed_bytes",
         "decode_ratio": "decode_ratio",
+        "pooled_accuracy": "pooled_accuracy",
     }
     several, found = len({row["seed"] for row in rows}) > 1, {}
     for row in rows:
-        figures = {short: row[name] for short, name in names.items() if row[name] is not None}
+        figures = {short: row[name] for short, name in names.items() if row.get(name) is not None}
         if row["timed_as"]:
             figures.pop("decode_ratio", None)
         if several:

@@ -119,6 +119,20 @@ def test_swapping_variant_and_dense_inverts_the_ratio():
     assert (back, back_lo, back_hi) == pytest.approx((1 / ratio, 1 / hi, 1 / lo))
 
 
+def test_strata_are_resampled_by_themselves():
+    alike = [np.zeros(50), np.ones(50)]  # they differ only between strata, which is decided and not drawn
+    assert stats.stratified_bootstrap(alike, draws=200) == pytest.approx((0.5, 0.5, 0.5))
+    assert stats.stratified_error(alike) == 0
+    values = np.random.default_rng(0).normal(size=300)
+    parts = [values[:100], values[100:]]
+    mean, lo, hi = stats.stratified_bootstrap(parts, draws=4000)
+    error = math.sqrt(sum(len(part) * part.var(ddof=1) for part in parts)) / 300
+    assert mean == pytest.approx(values.mean()) and stats.stratified_error(parts) == pytest.approx(error)
+    assert (hi - lo) / 2 == pytest.approx(stats.t_quantile(0.975, 299) * error, rel=0.06)
+    assert stats.stratified_bootstrap([values], draws=500)[0] == stats.paired_bootstrap(values, draws=500)[0]
+    assert math.isnan(stats.stratified_error([[1.0], [1.0, 2.0]]))
+
+
 def test_memory_stays_bounded_with_many_units():
     values = np.random.default_rng(0).normal(size=20_000)
     tracemalloc.start()

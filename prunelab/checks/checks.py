@@ -36,7 +36,7 @@ def check(settings: params.Settings) -> None:
     steps = {step for variant in settings.variants() for step in variant.steps}
     lora = "recovered" in steps and settings.recover.parameters == "lora"
     needed = {
-        "quality.questions": ("tasks", settings.quality.questions.names),
+        "quality.questions": ("tasks", [one for one in settings.quality.questions.names if not one.endswith(".jsonl")]),
         "recover.parameters: lora": ("recovery", lora),
         "train.parameters: lora": ("recovery", settings.train.epochs and settings.train.parameters == "lora"),
         "export.onnx: true": ("onnx", settings.export.onnx),

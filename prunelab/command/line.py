@@ -179,6 +179,21 @@ def publish(folder: Path, repository: str, public: bool) -> None:
 
 
 @prunelab.command()
+@click.argument("name", default="verdict")
+@click.option("--finished", type=FOLDER, default="finished", show_default=True, help="Folder of the finished studies.")
+@click.option("--markdown", is_flag=True, help="Print it as Markdown, for a README.")
+def verdict(name: str, finished: Path, markdown: bool) -> None:
+    """Say what two finished studies find of the paper's claims.
+
+    NAME: the one stopped in time (verdict); its twin is NAME-past-best. One that is missing is told. Written into the
+    folder of the finished studies: NAME.html, NAME.json, NAME.png, NAME-effects.csv. To run both: make verdict.
+    """
+    from prunelab.verdict import writing
+
+    click.echo(writing.told(writing.write(name, finished), name, finished, markdown))
+
+
+@prunelab.command()
 def mirror() -> None:
     """Copy the results to MLflow.
 

@@ -89,9 +89,12 @@ def hash_listing(folder: Path, chosen: list[Path], sha256_of=files.sha256_file) 
 
 
 def wheel_licence(folder: Path) -> str | None:
-    """What a wheel's metadata calls its licence; None when it doesn't say or this is no wheel."""
+    """What a wheel's metadata calls its licence, its classifier where that is all; None when it doesn't say or this is
+    no wheel."""
     for metadata in folder.glob("*.dist-info/METADATA"):
         headers = email.parser.HeaderParser().parsestr(metadata.read_text(encoding="utf-8", errors="replace"))
-        licence = headers.get("License-Expression") or headers.get("License")
+        classes = [value for value in headers.get_all("Classifier", []) if value.startswith("License :: ")]
+        classified = classes[0].rpartition(" :: ")[2] if classes else None
+        licence = headers.get("License-Expression") or headers.get("License") or classified
         return " ".join(licence.split()[:12]) if licence else None  # some packages paste the whole licence here
     return None

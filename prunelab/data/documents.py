@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from prunelab.data import markdown, reading
+from prunelab.data import markdown, reading, turns
 from prunelab.errors import InputError
 
 JSON_LINES = (".jsonl", ".ndjson", ".json")
@@ -26,10 +26,10 @@ class Document(NamedTuple):
 def read(brought, strip: str, column: str | None, max_documents: int | None) -> list[Document]:
     """The documents in `sources.Brought` files, in the order of their names, at most `max_documents`.
 
-    `strip` is "markdown" or "none", `column` the text column of tables (None: `text`). Texts are read as `reading`
-    says: \\n at line ends, no byte order mark. A text file must hold text; rows count also when they are empty, because
-    published protocols count them. Raises InputError for what is no text, a row's null included, and for a `column`
-    of files that have none.
+    `strip` is "markdown", "turns" or "none", `column` the text column of tables (None: `text`). Texts are read as
+    `reading` says: \\n at line ends, no byte order mark. A text file must hold text; rows count also when they are
+    empty, because published protocols count them. Raises InputError for what is no text, a row's null included, and for
+    a `column` of files that have none.
     """
     names = [path.relative_to(brought.folder).as_posix() for path in brought.files]
     if column is not None and not any(_kind(name) in TABLES for name in names):
@@ -44,6 +44,8 @@ def read(brought, strip: str, column: str | None, max_documents: int | None) -> 
             if strip == "markdown":
                 # Read once more, because `&#13;` is a line end too.
                 text = reading.text(markdown.strip(text), f"{name}: expected a text")
+            elif strip == "turns":
+                text = turns.strip(text, name)
             documents.append(document._replace(text=text))
             if document.name == name and not text.strip():
                 raise InputError(f"{name}: expected text, found an empty file" + _after(strip))
@@ -57,7 +59,9 @@ def read(brought, strip: str, column: str | None, max_documents: int | None) -> 
 
 
 def _after(strip: str) -> str:
-    return " (after its Markdown was stripped)" if strip == "markdown" else ""
+    return {"markdown": " (after its Markdown was stripped)", "turns": " (no turn of a conversation in it)"}.get(
+        strip, ""
+    )
 
 
 def _kind(name: str) -> str:

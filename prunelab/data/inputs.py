@@ -32,6 +32,16 @@ def of_sources(wanted: dict) -> dict[str, str | None]:
     return dict.fromkeys(patterns) | known
 
 
+def of_texts(wanted: dict) -> dict[str, str]:
+    """The hash of every one of the further texts `wanted` (Settings.further_texts) that is taken from this disk.
+
+    Raises InputError where one names something that is not there.
+    """
+    with _remembered() as sha256_of:
+        known = {name: _of_source(source, documents.DEFAULT_FILES, sha256_of) for name, source in wanted.items()}
+    return {name: sha256 for name, sha256 in known.items() if sha256}
+
+
 def of_questions(names: list[str]) -> dict[str, str]:
     """The sha256 of every file of questions among the tasks `names`.
 

@@ -1,4 +1,5 @@
-"""Files of questions: JSON lines of {query, choices, gold}, read as all texts are (`reading`)."""
+"""Files of questions, read as all texts are (`reading`): JSON lines of {query, choices, gold}, or, where the answer is
+to be written, of {query, answer} or {query, answers} (the spellings that count)."""
 
 from pathlib import Path
 
@@ -28,9 +29,9 @@ def _require(path: Path) -> None:
 
 
 def read_questions(path: Path) -> list[dict]:
-    """The rows of a JSONL file: query, choices, gold, and `line`, where it stands.
+    """The rows of a JSONL file: query, choices, gold, or query, answers, and `line`, where it stands.
 
-    Raises InputError that names the line which is no question.
+    Raises InputError that names the line which is no question, or one of another kind than the first.
     """
     _require(path)
     rows = []
@@ -38,12 +39,19 @@ def read_questions(path: Path) -> list[dict]:
         where = f"{path}, line {number}"
         if not isinstance(row, dict):
             raise InputError(f"{where}: expected {{query, choices, gold}}, found {reading.kind(row)}")
-        missing = [key for key in ("query", "choices", "gold") if key not in row]
+        written = "answer" in row or "answers" in row
+        missing = [key for key in ("query", *(() if written else ("choices", "gold"))) if key not in row]
         if missing:
             raise InputError(f"{where}: expected {{query, choices, gold}}, found {missing[0]!r} missing")
         query = reading.text(row["query"], f"{where}: expected a text as `query`")
         if query and not query.strip():
             raise InputError(f"{where}: expected a `query` with words or an empty one, found nothing but blanks")
+        if rows and written != ("answers" in rows[0]):
+            kinds = ("choices to choose from", "an answer to write")
+            raise InputError(f"{where}: expected {kinds['answers' in rows[0]]} as before, found {kinds[written]}")
+        if written:
+            rows.append({"query": query, "answers": _answers(row, where), "line": number})
+            continue
         choices = _choices(row["choices"], where)
         gold = row["gold"]
         if type(gold) is not int or not 0 <= gold < len(choices):
@@ -55,6 +63,20 @@ def read_questions(path: Path) -> list[dict]:
     if not rows:
         raise InputError(f"{path}: no questions in it")
     return rows
+
+
+def _answers(row: dict, where: str) -> list[str]:
+    """The spellings that count as right."""
+    if "answer" in row and ("answers" in row or "choices" in row):
+        other = "answers" if "answers" in row else "choices"
+        raise InputError(f"{where}: expected `answer` or `{other}`, found both")
+    answers = row["answers"] if "answers" in row else [row["answer"]]
+    if not isinstance(answers, list) or not answers:
+        raise InputError(f"{where}: expected `answers` to be a list of at least one, found {reading.kind(answers)}")
+    texts = [reading.text(one, f"{where}: expected a text as answer {i}") for i, one in enumerate(answers)]
+    if any(not one.strip() or "\n" in one for one in texts):
+        raise InputError(f"{where}: expected answers of one line with something in it, found {texts!r}")
+    return texts
 
 
 def _choices(choices, where: str) -> list[str]:

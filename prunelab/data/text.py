@@ -13,7 +13,7 @@ import re
 import tempfile
 from pathlib import Path
 
-from prunelab.data import documents, sources
+from prunelab.data import documents, drawn, sources
 from prunelab.data.documents import Document
 from prunelab.disk import files
 from prunelab.errors import InputError
@@ -33,6 +33,8 @@ def prepare(source, split, out: Path) -> dict:
     """
     brought, facts = _fetch(source, out)
     parts = divide(brought, split, source.name)
+    if split.train_characters is not None:
+        parts["train"] = first(parts["train"], split.train_characters, source.name)
     known = {character for document in parts["train"] for character in document.text} | set(JOIN)
     written = {}
     for part in PARTS:
@@ -48,7 +50,10 @@ def prepare(source, split, out: Path) -> dict:
 
 
 def prepare_whole(source, out: Path) -> dict:
-    """Fetch a text that isn't split (for calibration): text.txt and manifest.json in `out`. Returns the manifest."""
+    """Fetch a text that isn't split (calibration, further texts): text.txt and manifest.json in `out`.
+
+    Returns the manifest.
+    """
     brought, facts = _fetch(source, out)
     manifest = facts | {"text": _write(out / "text.txt", brought)}
     files.write_json(out / "manifest.json", manifest)
@@ -74,6 +79,26 @@ def divide(whole: list[Document], split, name: str) -> dict[str, list[Document]]
             "give it more text or another split"
         )
     return parts
+
+
+def first(whole: list[Document], characters: int, name: str) -> list[Document]:
+    """The documents that make up the first `characters` characters of all joined, the last of them cut off there.
+
+    Raises InputError where there are not so many.
+    """
+    found = len(JOIN.join(document.text for document in whole))
+    if found < characters:
+        raise InputError(
+            f"fetch.split.train_characters: {characters}, but the training part of {name} has {found}; lower it, or "
+            "set null"
+        )
+    kept, room = [], characters
+    for document in whole:
+        if room <= 0:
+            break
+        kept.append(document._replace(text=document.text[:room]))
+        room -= len(document.text) + len(JOIN)
+    return kept
 
 
 def by_document(whole: list[Document], validation_percent: int, test_percent: int, seed: int):
@@ -124,10 +149,13 @@ def by_file(whole: list[Document]):
 def _fetch(source, out: Path) -> tuple[list[Document], dict]:
     """The documents of a text source and what the manifest says of them."""
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".download-", dir=out) as scratch:
-        brought = sources.bring(source, Path(scratch), documents.DEFAULT_FILES, repo_type="dataset")
-        whole = documents.read(brought, source.strip, source.column, source.max_documents)
-    facts = brought.facts | {"strip": source.strip, "max_documents": source.max_documents}
+    if source.kind == "drawn":
+        whole, facts = drawn.documents(source)
+    else:
+        with tempfile.TemporaryDirectory(prefix=".download-", dir=out) as scratch:
+            brought = sources.bring(source, Path(scratch), documents.DEFAULT_FILES, repo_type="dataset")
+            whole = documents.read(brought, source.strip, source.column, source.max_documents)
+        facts = brought.facts | {"strip": source.strip, "max_documents": source.max_documents}
     alphabet = {character for document in whole for character in document.text}
     size = sum(len(document.text) for document in whole)
     return whole, {"source": facts, "documents": len(whole), "characters": size, "alphabet_size": len(alphabet)}

@@ -39,6 +39,11 @@ MEASURED = (  # behind the headline figure: column of the results, what the card
     ("peak_memory_bytes", "peak memory, bytes", ",.0f"),
     ("decode_j_per_token", "decode, J a token", ".4f"),
     ("gco2_per_million_tokens", "g CO2e a million tokens", ".3f"),
+    ("litres_per_million_tokens", "litres of water a million tokens", ".4f"),
+    ("pooled_accuracy", "questions answered rightly (share)", ".3f"),
+    ("j_per_correct", "J a correct answer beyond guessing", ".3g"),
+    ("gco2_per_correct", "g CO2e a correct answer beyond guessing", ".3g"),
+    ("litres_per_correct", "litres of water a correct answer beyond guessing", ".3g"),
 )
 
 

@@ -56,6 +56,9 @@ RULES: dict[str, Rule | None] = {
     WORSE: None,  # as the task's headline is
     "accuracy_drop_points": Rule("points of accuracy below dense", "+.2f", "accuracy_drop_points", tolerance=0.1,
                                  relative=False, less="higher accuracy", more="lower accuracy"),
+    "right_probability_drop_points": Rule("points of the right answers' probability below dense", "+.2f",
+                                          "right_probability_drop_points", tolerance=0.1, relative=False,
+                                          less="surer of right answers", more="less sure of right answers"),
 }
 # fmt: on
 NOISY = tuple(name for name in RULES if name != "stored_mb")  # bytes are counted
@@ -151,21 +154,29 @@ def doubt_of(rows: list[dict], name: str, rule: Rule) -> str:
     return ""
 
 
-def accuracy_drop(tasks) -> dict[str, float]:
-    """`accuracy_drop_points` with its interval: below dense, the mean over the tasks of a quality.json that have one.
+def by_text(quality: dict) -> dict:
+    """The columns of further texts and of other windows in quality.json: `loss_code` and its difference to dense with
+    its interval, `perplexity_code`; `perplexity_c128` and so on for windows of 128 tokens."""
+    rows = {one["text"]: one for one in quality.get("texts") or []}
+    rows |= {f"c{one['context']}": one for one in quality.get("also_contexts") or []}
+    ends = ("", "_diff", "_diff_lo", "_diff_hi")
+    found = {f"loss_{name}{end}": one[f"loss{end}"] for name, one in rows.items() for end in ends}
+    return found | {f"perplexity_{name}": one["perplexity"] for name, one in rows.items()}
 
-    Tasks err independently of each other. Empty where no task has an accuracy.
+
+def drops(quality: dict) -> dict[str, float]:
+    """`accuracy_drop_points` and `right_probability_drop_points` with their intervals: below dense, of all questions
+    that a quality.json pools.
+
+    Empty where nothing was asked, or nothing that dense answers better than by guessing.
     """
-    found = [task for task in tasks or () if task.get("acc_diff") is not None]
-    if not found:
-        return {}
-    drop = -100 * sum(task["acc_diff"] for task in found) / len(found)
-    columns = {"accuracy_drop_points": drop}
-    for end, other, sign in (("lo", "hi", -1), ("hi", "lo", 1)):
-        if all(task.get(f"acc_diff_{other}") is not None for task in found):
-            half = 100 * math.hypot(*(task[f"acc_diff_{other}"] - task["acc_diff"] for task in found)) / len(found)
-            columns[f"accuracy_drop_points_{end}"] = drop + sign * half
-    return columns
+    ends = {"": "", "_lo": "_hi", "_hi": "_lo"}  # what falls most has risen least
+    found = {
+        f"{name}_drop_points{end}": quality.get(f"pooled_{name}_diff{other}")
+        for name in ("accuracy", "right_probability")
+        for end, other in ends.items()
+    }
+    return {name: -100 * value for name, value in found.items() if value is not None}
 
 
 def known(*numbers) -> bool:

@@ -168,7 +168,7 @@ def estimated_figures(timing: dict, power, session: dict) -> dict:
 
 
 def _energy(figures: dict, about: dict, provenance: dict, power, session: dict | None) -> dict:
-    """Energy per token with its verdict, grams, where it comes from, and `power`."""
+    """Energy per token with its verdict, grams, litres, where it comes from, and `power`."""
     smallest = stats.smallest_effect(_ratio(figures if session is None else session, "decode_j"))
     return {
         **figures,
@@ -179,6 +179,9 @@ def _energy(figures: dict, about: dict, provenance: dict, power, session: dict |
         "gco2_per_million_tokens": energy.grams(figures["decode_j_per_token"] * 1e6, power.grams_per_kwh),
         "grams_per_kwh": power.grams_per_kwh,
         "grams_source": power.grams_source,
+        "litres_per_million_tokens": energy.litres(figures["decode_j_per_token"] * 1e6, power.litres_per_kwh),
+        "litres_per_kwh": power.litres_per_kwh,
+        "litres_source": power.litres_source,
         "power": about,
     }
 

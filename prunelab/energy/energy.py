@@ -40,6 +40,11 @@ def grams(joules: float, grams_per_kwh: float) -> float:
     return joules / 3.6e6 * grams_per_kwh
 
 
+def litres(joules: float, litres_per_kwh: float) -> float:
+    """Fresh water consumed for an energy, at a stated intensity; what that covers, its source says."""
+    return joules / 3.6e6 * litres_per_kwh
+
+
 @contextlib.contextmanager
 def stage_meter(name: str, out, *, long: bool = False, country: str | None = None, root: Path = Path("/")):
     """Book what the enclosed stage used in the JSON file `out` (None: nowhere); a stage that fails books nothing.

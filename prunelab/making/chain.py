@@ -36,7 +36,9 @@ def _walk(given: Given, path: list[Variant], out: Path) -> None:
 
 
 def _step(given: Given, variant: Variant, source: Path, out: Path) -> None:
-    if variant.id in variants.CONTROLS:
+    if variant.steps[-1:] == ("retrained",):
+        steps.retrain(given, variant, source, out)
+    elif variant.id in variants.CONTROLS:
         steps.unpruned(given, variant, out)
     elif variant.id == "dense-small":
         steps.small(given, variant, source, out)

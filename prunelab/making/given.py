@@ -35,7 +35,7 @@ class Given(NamedTuple):
         """Whether something is trained, or the model runs block by block: then a meter reads all the while."""
         trains = variant.prunes == "mask" and METHODS[variant.method].trains
         runs = self.goes_by_blocks(variant) or variant.rounds_by_text
-        return trains or runs or "recovered" in variant.steps or variant.id == "dense-small"
+        return trains or runs or variant.is_trained or variant.id == "dense-small"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -49,9 +49,9 @@ def row(given: Given, variant: Variant, out: Path, make: Callable[[Path], object
     out = Path(out)
     if not shared(given.settings, variant):
         make(out)
-        _note(_key(given, variant), out)
+        _note(key_of(given, variant), out)
         return
-    with _open_lock(key := _key(given, variant)) as lock:
+    with _open_lock(key := key_of(given, variant)) as lock:
         if _is_there(lock, FOLDER / key):
             _copy(FOLDER / key, out)
         else:
@@ -65,7 +65,7 @@ def beginning(given: Given, step: Variant, make: Callable[[Path], object]) -> It
 
     Afterwards it is kept where other rows need it too, and where what follows has failed and will be tried again.
     """
-    key = _key(given, step)
+    key = key_of(given, step)
     place = FOLDER / key
     with _open_lock(key) as lock:
         while not _is_there(lock, place):
@@ -113,7 +113,7 @@ def _from_row(key: str, place: Path) -> bool:
     return True
 
 
-def _key(given: Given, step: Variant) -> str:
+def key_of(given: Given, step: Variant) -> str:
     """The hash of all that decides what `step` makes."""
     settings = given.settings
     from_scratch = step.prunes == "mask" and METHODS[step.method].trains and not step.steps
@@ -125,11 +125,12 @@ def _key(given: Given, step: Variant) -> str:
         "data": _manifests(given.data),
         "task": settings.task,
         "price": settings.price and settings.price.model_dump(mode="json"),
-        "prune": settings.prune.model_dump(mode="json", exclude={"methods", "rates", "further"}),
-        "code": _code(settings.task),
+        "prune": settings.prune.model_dump(mode="json", exclude={"methods", "rates", "further", "cells"}),
+        "code": code_of(settings.task),
         "libraries": [version(name) for name in ("torch", "transformers")],
     }
-    some = {"recover": "recovered" in step.steps, "quantise": step.precision in QUANTISED}
+    some = {"recover": "recovered" in step.steps, "retrain": "retrained" in step.steps}
+    some["quantise"] = step.precision in QUANTISED
     for section in ("train", "calibrate", "structure", *(name for name, asked_for in some.items() if asked_for)):
         content = getattr(settings, section)
         asked[section] = content.model_dump(mode="json") if content is not None else None
@@ -148,10 +149,10 @@ def _manifests(folder: Path | None) -> dict[str, str]:
 
 
 @functools.cache
-def _code(task: str) -> str:
-    """The hash of the modules that a step may be made by."""
+def code_of(task: str, rooms: tuple[str, ...] = ROOMS) -> str:
+    """The hash of the modules that a step may be made by, or of those of other `rooms` and the task."""
     house = Path(__file__).parents[1]
-    modules = sorted(path for room in (*ROOMS, f"tasks/{task}") for path in (house / room).rglob("*.py"))
+    modules = sorted(path for room in (*rooms, f"tasks/{task}") for path in (house / room).rglob("*.py"))
     return hashlib.sha256("".join(files.sha256_file(path) for path in modules).encode()).hexdigest()
 
 

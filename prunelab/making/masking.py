@@ -19,7 +19,7 @@ def mask(given: Given, variant: Variant, out: Path) -> dict:
         variant=variant,
         allocation=allocation_of(variant.method, variant.allocation, settings.prune.allocation),
         scope=settings.prune.scope,
-        checkpoint=settings.prune.checkpoint,
+        checkpoint=METHODS[variant.method].checkpoint or settings.prune.checkpoint,
         seed=given.seed,
         owl=(wanted.owl_outlier_multiple, wanted.owl_span) if wanted else None,
     )

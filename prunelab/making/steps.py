@@ -52,6 +52,34 @@ def recover(given: Given, variant: Variant, source: Path, out: Path) -> dict:
         return recovery.recover(source, given.dense, out, variant.id, plan, lessons)
 
 
+def retrain(given: Given, variant: Variant, source: Path, out: Path) -> dict:
+    """Train the model in folder `source` further as it was trained, its zeros held, and write the checkpoint with the
+    lowest validation loss into `out`; what its record says."""
+    from prunelab.models import workers
+    from prunelab.recovery import recovery
+
+    settings, wanted, train = given.settings, given.settings.retrain, given.settings.train
+    tokens = wanted.steps * train.batch_size * train.context
+    asked = {"tokens": tokens, "batch_size": train.batch_size, "validation_windows": wanted.validation_windows}
+    as_recovery = settings.model_copy(update={"recover": settings.recover.model_copy(update=asked)})
+    lessons = given.task.recovery(as_recovery, given.dense, given.data, given.seed).first(wanted.steps)
+    plan = recovery.Plan(
+        tokens=tokens,
+        source="data",
+        parameters="full",
+        lora_rank=0,
+        learning_rate=wanted.learning_rate,
+        weight_decay=train.weight_decay,
+        batch_size=train.batch_size,
+        context=train.context,
+        seed=given.seed,
+        beta2=train.beta2,
+        evaluate_every=wanted.evaluate_every,
+    )
+    with workers.threads(train.threads):
+        return recovery.recover(source, given.dense, out, variant.id, plan, lessons)
+
+
 def unpruned(given: Given, variant: Variant, out: Path) -> dict:
     """Write the dense model with the weights of a control (`dense-average`, `dense-best`) into `out`.
 

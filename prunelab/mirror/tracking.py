@@ -61,7 +61,7 @@ def mirror(wanted: list[Entry], study: str, uri: str) -> tuple[str, list[str], i
     try:
         mlflow.set_tracking_uri(uri)
         client = mlflow.MlflowClient(uri)
-        commit = _commit()
+        commit = commit_of_code()
         experiment = _experiment(client, f"prunelab-{study}", uri)
         present = _present(client, experiment)
         for entry in wanted:
@@ -129,7 +129,7 @@ def _create(mlflow, client, experiment: str, entry: Entry, tags: dict[str, str])
     return run
 
 
-def _commit() -> str:
+def commit_of_code() -> str:
     """The commit of this folder, with `-dirty` where files differ from it."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):

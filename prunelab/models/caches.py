@@ -1,5 +1,6 @@
 """What a model keeps from token to token, and how it takes it back: keys and values, a state, or nothing."""
 
+import copy
 import functools
 import inspect
 
@@ -29,6 +30,17 @@ def _name(kind: type) -> str | None:
     """The argument and the output by which models of a class take and return what they keep."""
     known = inspect.signature(kind.forward).parameters
     return next((name for name in NAMES if name in known), None)
+
+
+def rows(cache, indices: torch.Tensor):
+    """A cache of the rows `indices` of one that `goes_back`, in this order, a row as often as it is named.
+
+    The given one stays as it is, whatever is added to either.
+    """
+    taken = copy.copy(cache)
+    taken.layers = [copy.copy(layer) for layer in cache.layers]
+    taken.batch_select_indices(indices)
+    return taken
 
 
 def growing(cache) -> list | None:

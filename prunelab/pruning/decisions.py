@@ -44,7 +44,7 @@ def shares_of(plan: Plan, scope: list[dict], weights, calibration, layer_of, joi
     if plan.allocation in ("global", "sigma"):
         if not jointly:
             return None
-        keeps = _jointly(_all_scores(plan, scope, layer_of), plan.allocation, rate)
+        keeps = _jointly(plan, _all_scores(plan, scope, layer_of))
         return {name: 1 - int(keep.sum()) / keep.numel() for name, keep in keeps.items()}
     return None if rate.n_of_m else {tensor["name"]: rate.sparsity for tensor in scope}
 
@@ -59,7 +59,7 @@ def by_scores(plan: Plan, scope: list[dict], layer_of, shares: dict[str, float] 
     score = scores.SCORES[METHODS[plan.variant.method].score]
     if shares is None and plan.allocation in ("global", "sigma"):
         all_scores = _all_scores(plan, scope, layer_of)
-        keeps = _jointly(all_scores, plan.allocation, variants.parse_rate(plan.variant.rate))
+        keeps = _jointly(plan, all_scores)
         for tensor in scope:
             yield Decision(tensor, keeps[tensor["name"]], all_scores.pop(tensor["name"]))
         return
@@ -117,20 +117,22 @@ class Solver:
         return Decision(tensor, keep, weight=new)
 
 
-def _jointly(all_scores: dict[str, torch.Tensor], allocation: str, rate: variants.Rate) -> dict[str, torch.Tensor]:
+def _jointly(plan: Plan, all_scores: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Keep-masks from one ranking over all tensors; `sigma` divides by each tensor's own standard deviation first.
 
     The paper's rule, |w| < PruneRate x sigma(|w|), is that ranking cut at PruneRate; a target sparsity cuts it at an
     exact count instead, which is what bisecting PruneRate converges to.
     """
+    rate = variants.parse_rate(plan.variant.rate)
     flat = [values.flatten() for values in all_scores.values()]
-    if allocation == "sigma":
+    if plan.allocation == "sigma":
         flat = [values / values.std() for values in flat]
     ranking = torch.cat(flat)
     if rate.prune_rate is None:
         keep = masks.lowest(ranking, rate.sparsity)
     else:
-        sigma = 1.0 if allocation == "sigma" else ranking.std()
+        counted = plan.allocation == "sigma" or METHODS[plan.variant.method].in_sigmas
+        sigma = 1.0 if counted else ranking.std()
         keep = masks.below(ranking, rate.prune_rate * sigma)
     parts = keep.split([values.numel() for values in flat])
     return {name: part.view(values.shape) for (name, values), part in zip(all_scores.items(), parts, strict=True)}

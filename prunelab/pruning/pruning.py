@@ -45,8 +45,9 @@ def prune(dense, out, plan: Plan, calibration: Calibration | None = None, decide
         used.require_same_model(dense, plan.variant.id, plan.checkpoint)
     scope = tensors_in_scope(dense, plan.scope)
     weights = Tensors(dense if plan.checkpoint == "last" else _existing(dense / "best", "the best checkpoint"))
-    kept = _Clone(dense, weights) if method.keep == "average" else weights
-    history = _History(dense) if method.score == "history" else None
+    folder = _reading(dense, method.reading)
+    kept = _Clone(folder, dense, weights) if method.keep == "average" else weights
+    history = _History(folder) if method.looks_at_history else None
 
     def layer_of(tensor: dict) -> scores.Layer:
         name = tensor["name"]
@@ -79,7 +80,7 @@ def prune(dense, out, plan: Plan, calibration: Calibration | None = None, decide
             zeros = int(keep.numel() - keep.sum())
             prune_rate = None
             if in_sigmas is not None:
-                in_sigmas.append(values.flatten() / values.std())
+                in_sigmas.append(values.flatten() / (1.0 if method.in_sigmas else values.std()))
                 prune_rate = float(in_sigmas[-1][keep.flatten()].min()) if keep.any() else None
             layers.append({**tensor, "zeros": zeros, "sparsity": zeros / keep.numel(), "prune_rate": prune_rate})
         for name in sorted(set(weights.names()) - {layer["name"] for layer in layers}):
@@ -115,11 +116,24 @@ def prune_rate_for(in_sigmas: torch.Tensor, removed: int) -> float | None:
     return float(np.partition(in_sigmas.numpy(), removed)[removed])  # the lowest that such a threshold keeps
 
 
+def _reading(dense: Path, name: str | None) -> Path:
+    """The folder of a reading of the training, by its name; of the tracker's own without. It need not be there."""
+    folder = dense / "history"
+    if name is None or not folder.is_dir():
+        return folder
+    if not (folder / name).is_dir():
+        raise InputError(
+            f"{folder / name}: missing; the training that made {dense} kept no reading {name!r}: train again with "
+            "train.tracker.windows or signed_sqrt as docs/methods.md says"
+        )
+    return folder / name
+
+
 class _History:
     """Imp of every tracked tensor, and the options it was made with."""
 
-    def __init__(self, dense: Path):
-        path = _existing(dense / "history" / "importance.safetensors", "a weight history")
+    def __init__(self, folder: Path):
+        path = _existing(folder / "importance.safetensors", "a weight history")
         self._file = safe_open(path, "pt")
         self.options = self._file.metadata()["options"]
 
@@ -130,8 +144,8 @@ class _History:
 class _Clone:
     """The averaged clone in the model's dtype. Raises InputError where it is not that of all of the model's tensors."""
 
-    def __init__(self, dense: Path, weights: Tensors):
-        path = _existing(dense / "history" / "average.safetensors", "an averaged clone")
+    def __init__(self, folder: Path, dense: Path, weights: Tensors):
+        path = _existing(folder / "average.safetensors", "an averaged clone")
         self._file, self._weights = safe_open(path, "pt"), weights
         if apart := sorted(set(self._file.keys()) ^ set(weights.names())):
             raise InputError(f"{path}: expected an average of every tensor of {dense}, found {apart[0]} in one only")

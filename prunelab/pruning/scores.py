@@ -18,7 +18,7 @@ class Layer(NamedTuple):
     weight: torch.Tensor  # (out, in), or (in, out) where `transposed`
     transposed: bool = False
     seed: int = 0
-    history: torch.Tensor | None = None  # Imp of tracker.py, the weight's shape
+    history: torch.Tensor | None = None  # Imp of tracker.py, or another reading, the weight's shape
     statistic: torch.Tensor | None = None  # what calibration.py saw: squared input norms (in,), or |W·G|
 
 
@@ -39,6 +39,19 @@ def history(layer: Layer) -> torch.Tensor:
     if layer.history is None:
         raise InputError(f"{layer.name}: has no weight history; only a model trained here with train.tracker has one")
     return layer.history.abs()
+
+
+def history_threshold(layer: Layer) -> torch.Tensor:
+    """|W| in standard deviations of the layer's history, the mean of its *signed* weights with weights sqrt(e).
+
+    Cut at t, over all layers, it is the rule of the first author's earlier code: |w| < t·σ(mean) goes, the final |w|
+    decides. Within a layer that is the order of magnitude; what the history decides is how much each layer loses.
+    A layer without any spread has the threshold 0, so all of it stays.
+    """
+    if layer.history is None:
+        raise InputError(f"{layer.name}: has no history of signed weights; train with train.tracker.signed_sqrt: true")
+    sigma = layer.history.std()
+    return magnitude(layer) / sigma if sigma > 0 else torch.full(layer.weight.shape, torch.inf)
 
 
 def wanda(layer: Layer) -> torch.Tensor:
@@ -64,4 +77,7 @@ def _along_inputs(layer: Layer, values: torch.Tensor) -> torch.Tensor:
     return values[:, None] if layer.transposed else values
 
 
-SCORES = {"random": random, "magnitude": magnitude, "history": history, "wanda": wanda, "ria": ria, "taylor": taylor}
+SCORES = {
+    "random": random, "magnitude": magnitude, "history": history, "history-threshold": history_threshold,
+    "wanda": wanda, "ria": ria, "taylor": taylor,
+}  # fmt: skip

@@ -56,8 +56,17 @@ class Head(NamedTuple):
 def split(model):
     """(body, head): `body(ids)` gives last hidden states (B, L, d), and `head` turns them into the model's own logits.
 
+    As `parts` says, of a whole text at once.
+    """
+    body, head = parts(model)
+    return lambda ids: body(input_ids=ids, use_cache=False)[0], head
+
+
+def parts(model):
+    """(body, head): the module whose first output `head` turns into the model's own logits.
+
     Both are checked against `model(ids).logits`. Where an architecture does more between the two than `Head` knows, the
-    body gives the logits themselves, which is right but holds them for a whole batch.
+    body is the model and gives the logits themselves, which is right but holds them for a whole batch.
     """
     config, output = model.config, model.get_output_embeddings()
     if output is not None and model.base_model is not model:
@@ -78,5 +87,5 @@ def split(model):
                 tolerance = 1e-4 if hidden.dtype == torch.float32 else 2e-2
                 # equal_nan: a broken model is told by its loss, with its name, and not here.
                 if torch.allclose(found, expected, rtol=tolerance, atol=tolerance, equal_nan=True):
-                    return lambda ids: model.base_model(input_ids=ids, use_cache=False)[0], head
-    return lambda ids: model(input_ids=ids, use_cache=False).logits, Head()
+                    return model.base_model, head
+    return model, Head()

@@ -1,4 +1,4 @@
-"""What is asked of every model of a study beside its loss: corrupted text, prompts to continue, questions to answer.
+"""What is asked of every model of a study beside its loss: further texts, corrupted text, prompts, questions.
 
 The dense model's stage prepares what is asked once; each variant answers the same, and is compared with dense answer by
 answer. Each probe is switched off by an empty setting.
@@ -9,21 +9,31 @@ from typing import NamedTuple
 
 import numpy as np
 
+from prunelab.data import probes as brought
 from prunelab.errors import InputError
 from prunelab.models import loading
-from prunelab.quality import quality, robustness, samples, zeroshot
+from prunelab.quality import chat, quality, robustness, samples, texts
+from prunelab.quality.answers import pooling, scoring
+from prunelab.quality.answers.pairing import Answers as TaskAnswers
+from prunelab.quality.answers.pairing import compare
 from prunelab.quality.windows import PADDING, Windows, spread
 
 
 class Answers(NamedTuple):
     bits: np.ndarray | None  # (cells, texts) bits per byte of corrupted text, in the order of robustness.cells
     samples: list[dict]  # as in quality.json
-    tasks: list[zeroshot.Answers]
+    tasks: list[TaskAnswers]
+    texts: dict[str, quality.Scores]  # of further texts and other windows
 
 
-def prepare(tokenizer, text: bytes, windows: Windows, wanted) -> dict[str, np.ndarray]:
-    """The questions as arrays, for `Reference.extra`. wanted: the settings' `quality` section."""
-    asked = {}
+def prepare(tokenizer, text: bytes, tokenised, windows: Windows, wanted, probes: Path) -> dict[str, np.ndarray]:
+    """What is asked as arrays, for `Reference.extra`.
+
+    text: the study's own, as `tokenised` and cut to `windows`. wanted: the settings' `quality` section. probes: the
+    folder that the stage probes wrote.
+    """
+    further = {name: brought.text_of(probes, name) for name in wanted.texts}
+    asked = texts.prepare(tokenizer, further, tokenised, wanted)
     if wanted.robustness.texts:
         in_order = np.argsort(windows.spans[:, 0])
         rows = in_order[spread(len(in_order), wanted.robustness.texts)]
@@ -37,14 +47,17 @@ def prepare(tokenizer, text: bytes, windows: Windows, wanted) -> dict[str, np.nd
         )
         asked |= {"robustness.tokens": cut.tokens, "robustness.bytes": cut.bytes}
     if wanted.samples.prompts:
-        ids = [tokenizer(prompt)["input_ids"] for prompt in wanted.samples.prompts]
+        ids = [chat.token_ids(tokenizer, prompt, wanted.samples.chat) for prompt in wanted.samples.prompts]
         longest = max(len(one) for one in ids)
         asked["samples.prompts"] = np.array([one + [PADDING] * (longest - len(one)) for one in ids], dtype=np.int32)
     return asked
 
 
-def ask(model, folder: Path, name: str, asked: dict[str, np.ndarray], wanted) -> Answers:
-    """What the model of `folder` answers; name: of the variant, for errors and the progress bar."""
+def ask(model, folder: Path, name: str, asked: dict[str, np.ndarray], wanted, probes: Path) -> Answers:
+    """What the model of `folder` answers; name: of the variant, for errors and the progress bar.
+
+    probes: the folder that the stage probes wrote, for files of questions.
+    """
     bits, written, tasks = None, [], []
     if wanted.robustness.texts:
         scores = quality.score(model, asked["robustness.tokens"], name, batch_tokens=wanted.batch_tokens)
@@ -57,20 +70,45 @@ def ask(model, folder: Path, name: str, asked: dict[str, np.ndarray], wanted) ->
             _plain_tokenizer(folder), wanted.samples.prompts, seeds, more, model.config.eos_token_id
         )
     if wanted.questions.names:
-        tasks = zeroshot.evaluate(
+        names = brought.tasks(probes, wanted.questions.names)
+        tasks = _questions(model, loading.tokenizer_of(folder, folder), name, names, wanted)
+    return Answers(bits, written, tasks, texts.ask(model, name, asked, wanted))
+
+
+def _questions(model, tokenizer, name: str, names: list[str], wanted) -> list[TaskAnswers]:
+    """The tasks `names`: files of questions by this project's scorer, then all others by lm-eval."""
+    local = [one for one in names if one.endswith(".jsonl")]
+    others = [one for one in names if one not in local]
+    tasks = []
+    if local:
+        tasks += scoring.evaluate(
             model,
-            loading.tokenizer_of(folder, folder),
-            wanted.questions.names,
+            tokenizer,
+            local,
+            name,
+            limit=wanted.questions.limit,
+            chat_setting=wanted.questions.chat,
+            batch_tokens=wanted.batch_tokens,
+        )
+    if others:
+        from prunelab.quality.answers import library  # only now: it is an extra
+
+        tasks += library.evaluate(
+            model,
+            tokenizer,
+            others,
             limit=wanted.questions.limit,
             shots=wanted.questions.shots,
             batch=max(1, wanted.batch_tokens // wanted.context),
         )
-    return Answers(bits, written, tasks)
+    return tasks
 
 
 def kept(answers: Answers) -> dict[str, np.ndarray]:
     """The dense model's answers as arrays, for `Reference.extra`."""
-    arrays = {} if answers.bits is None else {"robustness.bits": answers.bits}
+    arrays = texts.kept(answers.texts)
+    if answers.bits is not None:
+        arrays["robustness.bits"] = answers.bits
     if answers.samples:
         arrays["samples.repetition"] = np.array([one["repetition"] for one in answers.samples])
     for task in answers.tasks:
@@ -82,24 +120,30 @@ def kept(answers: Answers) -> dict[str, np.ndarray]:
 
 
 def figures(answers: Answers, dense: dict[str, np.ndarray], wanted) -> dict:
-    """The keys `robustness`, `repetition…`, `samples`, `tasks` of quality.json; dense: what `kept` gave for dense.
+    """The keys `texts`, `also_contexts`, `robustness`, `repetition…`, `samples`, `tasks`, `pooled_…` of quality.json.
+
+    dense: what `prepare` and `kept` gave for dense.
 
     Raises InputError when a task asked dense other questions.
     """
-    found = {"robustness": [], "samples": answers.samples, "tasks": []}
+    found = texts.figures(answers.texts, dense, wanted)
+    found |= {"robustness": [], "samples": answers.samples, "tasks": []}
     if answers.bits is not None:
         kinds, strengths = wanted.robustness.kinds, wanted.robustness.strengths_percent
-        found["robustness"] = robustness.rises(
+        found["robustness"] = robustness.figures(
             answers.bits, dense["robustness.bits"], kinds, strengths, wanted.bootstrap_draws
         )
     if answers.samples:
         mine = np.array([one["repetition"] for one in answers.samples])
         found |= samples.repetition_figures(mine, dense["samples.repetition"], wanted.bootstrap_draws)
+    theirs = {}
     for task in answers.tasks:
         mark = f"tasks.{task.figures['task']}."
-        theirs = {name.removeprefix(mark): each for name, each in dense.items() if name.startswith(mark)}
-        found["tasks"].append(zeroshot.compare(task, theirs, wanted.bootstrap_draws))
-    return found
+        of_task = {name.removeprefix(mark): each for name, each in dense.items() if name.startswith(mark)}
+        compared = compare(task, of_task, wanted.bootstrap_draws)
+        found["tasks"].append(compared | pooling.beside_chance(compared, of_task))
+        theirs[task.figures["task"]] = of_task
+    return found | pooling.pooled(answers.tasks, theirs, wanted.bootstrap_draws)
 
 
 def _cells(wanted) -> list[tuple[str, int]]:

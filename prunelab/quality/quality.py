@@ -56,11 +56,11 @@ def precision(model) -> str:
     return PRECISIONS[model.dtype]
 
 
-def check_context(model, context: int) -> None:
-    """Raises InputError when a window is longer than what the model was built for."""
+def check_context(model, context: int, key: str = "quality.context") -> None:
+    """Raises InputError, which names the setting `key`, when a window is longer than what the model was built for."""
     longest = models.context_length(model.config)
     if longest is not None and context > longest:
-        raise InputError(f"quality.context: {context} tokens, but this model's context is {longest}; at most that")
+        raise InputError(f"{key}: {context} tokens, but this model's context is {longest}; at most that")
 
 
 def score(
@@ -118,9 +118,10 @@ def score(
             return (head(flat) if head.is_narrow else flat).reshape(len(batch), length, -1).cpu()
         return None
 
-    workers = _workers(device, batch_tokens // (length + 1))
+    workers = workers_of(device, batch_tokens // (length + 1))
     pieces = _batches(count, max(1, batch_tokens // (length + 1) // workers), border)
-    kept = [found for found in _side_by_side(score_batch, pieces, workers, name, length) if found is not None]
+    counts = [(piece.stop - piece.start) * length for piece in pieces]
+    kept = [found for found in side_by_side(score_batch, pieces, counts, workers, name) if found is not None]
     scored = tokens[:, 1:] != PADDING
     if (broken := scored & ~np.isfinite(nll)).any():
         windows = np.flatnonzero(broken.any(axis=1))
@@ -143,29 +144,30 @@ def score(
     )
 
 
-def _workers(device: torch.device, windows: int) -> int:
+def workers_of(device: torch.device, windows: int) -> int:
     """How many batches run side by side when `windows` may be in flight: on a GPU one, else up to one a thread."""
     return 1 if device.type != "cpu" else max(1, min(torch.get_num_threads(), windows))
 
 
-def _side_by_side(function, pieces: list[slice], workers: int, name: str, tokens_per_window: int) -> list:
+def side_by_side(function, pieces: list, counts: list[int], workers: int, name: str) -> list:
     """`function` of every piece, in order, by `workers` threads that compute with a share of the threads each.
+
+    counts: the tokens of each piece.
 
     Threads that share one operation wait for each other thousands of times a batch, which a busy neighbour turns into
     2 to 8 times the seconds; threads that score windows of their own never wait (and are 1.15 x faster in quiet).
     On stderr a bar with tokens/s and the time left, where that is a terminal.
     """
-    total = sum(piece.stop - piece.start for piece in pieces) * tokens_per_window
-    bar = tqdm(total=total, desc=name, unit="tok", unit_scale=True, disable=None, file=sys.stderr, leave=False)
+    bar = tqdm(total=sum(counts), desc=name, unit="tok", unit_scale=True, disable=None, file=sys.stderr, leave=False)
 
     @torch.inference_mode()  # holds for one thread alone, so each call enters it
-    def watched(piece: slice):
+    def watched(piece, count: int):
         found = function(piece)
-        bar.update((piece.stop - piece.start) * tokens_per_window)
+        bar.update(count)
         return found
 
     with threads(max(1, torch.get_num_threads() // workers)), bar, ThreadPoolExecutor(workers) as executor:
-        return list(executor.map(watched, pieces))
+        return list(executor.map(watched, pieces, counts))
 
 
 def _slices(count: int, size: int) -> list[slice]:

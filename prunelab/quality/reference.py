@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from prunelab.data import questions
+from prunelab.data import probes
 from prunelab.disk.files import read_json, whole_file
 from prunelab.errors import InputError
 from prunelab.quality import quality
@@ -18,8 +18,10 @@ from prunelab.quality.heads import Head
 from prunelab.quality.quality import DenseStates
 from prunelab.quality.windows import Windows
 
-ASKED = {"context", "max_windows", "kl_windows", "robustness", "samples", "questions"}  # settings that must be the same
-
+ASKED = {  # settings that must be the same
+    "context", "max_windows", "kl_windows", "robustness", "samples", "questions", "texts", "texts_windows",
+    "texts_context", "also_contexts",
+}  # fmt: skip
 
 # That say which dense model a variant was made of.
 RECORDS = ("quantised.json", "precision.json", "sparsity.json", "control.json")
@@ -92,9 +94,13 @@ def load(path) -> Reference:
     )
 
 
-def asked(wanted) -> dict:
-    """What a reference and its variants must share: settings (`wanted`: section `quality`), files of questions."""
-    return wanted.model_dump(mode="json", include=ASKED) | {"question_files": questions.hashes(wanted.questions.names)}
+def asked(wanted, folder) -> dict:
+    """What a reference and its variants must share: settings (`wanted`: section `quality`), and what is asked besides.
+
+    folder: that of the stage probes.
+    """
+    besides = probes.hashes(folder, wanted.texts, wanted.questions.names)
+    return wanted.model_dump(mode="json", include=ASKED) | {"probes": besides}
 
 
 def libraries() -> dict[str, str]:
@@ -102,13 +108,14 @@ def libraries() -> dict[str, str]:
     return {name: version(name) for name in ("torch", "transformers")}
 
 
-def check(reference: Reference, wanted) -> None:
-    """Raises InputError that names what is another now than when the reference was made."""
-    now = asked(wanted)
-    for name, sha256 in now.pop("question_files").items():
-        if reference.asked.get("question_files", {}).get(name) != sha256:
+def check(reference: Reference, wanted, folder) -> None:
+    """Raises InputError that names what is another now than when the reference was made; folder: as for `asked`."""
+    now = asked(wanted, folder)
+    for name, sha256 in now.pop("probes").items():
+        if reference.asked.get("probes", {}).get(name) != sha256:
+            key = "texts" if name in wanted.texts else "questions"
             raise InputError(
-                f"quality.questions: {name} is not the file that dense was asked; run the reference stage again"
+                f"quality.{key}: {name} is not the file that dense was asked; run the reference stage again"
             )
     check_same("quality", reference.asked, now)
     check_libraries(reference.facts)

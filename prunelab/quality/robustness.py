@@ -1,4 +1,7 @@
-"""How much worse a model gets when its text does: typos, dropped words, wrong case, at several strengths.
+"""How good a model is on worse text: typos, dropped words, wrong case, at several strengths.
+
+Two questions, and the first decides: is a variant worse than dense *on the same corrupted text*? And has it lost more
+than dense over clean text? A ruined model, which has nothing left to lose, answers the second with no.
 
 Every clean window's text is corrupted and tokenised anew, so that a sweep of variants needs no tokenizer. What is
 compared is bits per *byte*: a typo splits a word into more and easier tokens, which would flatter a loss per token.
@@ -99,30 +102,34 @@ def bits(nll: np.ndarray, sizes: np.ndarray, cell_count: int) -> np.ndarray:
     return (np.nansum(nll, axis=1, dtype=np.float64) / math.log(2) / sizes).reshape(cell_count, -1)
 
 
-def rises(found: np.ndarray, dense: np.ndarray, kinds, strengths, draws: int) -> list[dict]:
-    """Per corruption: the model's bits per byte, its rise over clean text, and that rise against the dense model's.
+def figures(found: np.ndarray, dense: np.ndarray, kinds, strengths, draws: int) -> list[dict]:
+    """Per corruption: the model's bits per byte, minus dense's (`bits_diff`), and its rise over clean text.
 
-    found, dense: (cells, texts) bits per byte. `rise_diff` above zero: pruning has made the model more fragile. Both
+    found, dense: (cells, texts) bits per byte. `bits_diff` above zero: worse than dense on the same corrupted text.
+    `rise_diff` is how much more it rose than dense's did; below zero it may be that less was left to lose. All
     intervals are paired over texts.
     """
     rows = []
     for cell, (kind, percent) in enumerate(cells(kinds, strengths)):
         if kind == "clean":
             continue
-        rise, lo, hi = stats.paired_bootstrap(found[cell] - found[0], draws)
-        diff, diff_lo, diff_hi = stats.paired_bootstrap(found[cell] - found[0] - (dense[cell] - dense[0]), draws)
+        compared = {
+            "bits_diff": found[cell] - dense[cell],
+            "rise": found[cell] - found[0],
+            "rise_diff": found[cell] - found[0] - (dense[cell] - dense[0]),
+        }
+        ends = {name: stats.paired_bootstrap(values, draws) for name, values in compared.items()}
         rows.append(
             {
                 "kind": kind,
                 "strength_percent": percent,
                 "texts": found.shape[1],
                 "bits_per_byte": float(found[cell].mean()),
-                "rise": rise,
-                "rise_lo": known(lo),
-                "rise_hi": known(hi),
-                "rise_diff": diff,
-                "rise_diff_lo": known(diff_lo),
-                "rise_diff_hi": known(diff_hi),
+                **{
+                    f"{name}{end}": known(value)
+                    for name, triple in ends.items()
+                    for end, value in zip(("", "_lo", "_hi"), triple, strict=True)
+                },
             }
         )
     return rows

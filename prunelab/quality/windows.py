@@ -43,15 +43,23 @@ def tokenise(tokenizer, text: str, special: bool = True) -> tuple[np.ndarray, np
     return ids, np.concatenate([[0], np.cumsum(size)])[ends]
 
 
-def cut(ids: np.ndarray, byte_ends: np.ndarray, context: int, limit: int | None, first: int = 0) -> Windows:
+def cut(
+    ids: np.ndarray,
+    byte_ends: np.ndarray,
+    context: int,
+    limit: int | None,
+    first: int = 0,
+    name: str = "the held-out text",
+    key: str = "quality.context",
+) -> Windows:
     """Non-overlapping windows of `context` tokens, at most `limit` of them, evenly spaced over the text.
 
     The `first` windows are themselves evenly spaced over the rest, so that a costly measure may take these alone.
-    Raises InputError when the text is shorter than one window.
+    Raises InputError, which calls the text `name` and the setting `key`, when it is shorter than one window.
     """
     count = len(ids) // context
     if not count:
-        raise InputError(f"quality.context: {context} tokens a window, but the held-out text has only {len(ids)}")
+        raise InputError(f"{key}: {context} tokens a window, but {name} has only {len(ids)}")
     chosen = spread(count, limit)
     leading = spread(len(chosen), first) if first else np.empty(0, dtype=np.int64)
     chosen = np.concatenate([chosen[leading], np.delete(chosen, leading)])

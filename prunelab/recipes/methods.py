@@ -6,6 +6,11 @@ one test, one row in docs/methods.md.
 
 from typing import Literal, NamedTuple
 
+# The further readings of a training that methods look at: windows, which train.tracker.windows gives a share of the
+# ticks, and what train.tracker.signed_sqrt asks for.
+WINDOWS = ("half", "quarter")
+SIGNED_SQRT = "signed-sqrt"
+
 
 class Method(NamedTuple):
     score: str  # a key of scores.SCORES
@@ -14,6 +19,9 @@ class Method(NamedTuple):
     needs: Literal["norms", "hessians", "gradients"] | None = None  # what calibration.py must have seen
     trains: bool = False  # prunes while a model is trained once more: traintime.py
     allocation: Literal["global"] | None = None  # its own, where the entry in params.yaml names none
+    reading: str | None = None  # which reading of the training it looks at (train.tracker); None: the tracker's own
+    checkpoint: Literal["best"] | None = None  # its own, whatever prune.checkpoint says
+    in_sigmas: bool = False  # its scores count standard deviations already, so a PruneRate cuts them as they are
 
     @property
     def runs_model(self) -> bool:
@@ -23,7 +31,12 @@ class Method(NamedTuple):
     @property
     def needs_training(self) -> bool:
         """Whether it looks at how the weights evolved, which only a model trained here can tell."""
-        return self.score == "history" or self.keep == "average" or self.trains
+        return self.looks_at_history or self.keep == "average" or self.trains or self.checkpoint == "best"
+
+    @property
+    def looks_at_history(self) -> bool:
+        """Whether its scores are made of the weights' history."""
+        return self.score in ("history", "history-threshold")
 
 
 METHODS = {
@@ -32,6 +45,12 @@ METHODS = {
     "average-magnitude": Method("magnitude", keep="average"),
     "systematic": Method("history"),
     "systematic-average": Method("history", keep="average"),
+    # The history of the last half and quarter of the training alone, and the averaged clone of that window.
+    "systematic-half": Method("history", keep="average", reading="half"),
+    "systematic-quarter": Method("history", keep="average", reading="quarter"),
+    # Final weights against a threshold that the history of their tensor sets.
+    "history-threshold": Method("history-threshold", allocation="global", reading=SIGNED_SQRT, in_sigmas=True),
+    "best-magnitude": Method("magnitude", checkpoint="best"),  # the control of early stopping
     "wanda": Method("wanda", group="row", needs="norms"),
     "ria": Method("ria", needs="norms"),
     "taylor": Method("taylor", needs="gradients"),
@@ -51,6 +70,8 @@ def contradiction(method: str, rate, allocation: str) -> str | None:
     allowed = ("uniform", "global") if METHODS[method].trains else ("uniform", "owl")
     if METHODS[method].trains and not str(rate).isdigit():
         return f"{rate}: it follows a schedule of percents; allowed: a whole number of percent from 1 to 99"
+    if METHODS[method].in_sigmas and allocation == "sigma":
+        return "prune.allocation: sigma cannot: its scores are in standard deviations already; leave -sigma out"
     if (METHODS[method].trains or METHODS[method].needs == "hessians") and allocation not in allowed:
         return f"prune.allocation: {allocation} cannot: it ranks no scores of all; allowed: {', '.join(allowed)}"
     return None

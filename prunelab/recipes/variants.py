@@ -2,9 +2,11 @@
 
     <method>[-<allocation>]-<rate>      weights pruned, or structure removed: magnitude-global-50, depth-25
     … -recovered                        fine-tuned afterwards
+    … -retrained                        trained further with the mask held, the best checkpoint of validation kept
     … -bf16 | -int8 | -int4             stored in that precision, always last; int8 and int4 weigh 8 and 4 bits
     … -int8-gptq | -int4-gptq           the same, rounded with calibration text instead of to the nearest
     dense-average | dense-best          the dense model with other weights: the averaged clone, the early-stopped
+    dense-retrained                     the same training as … -retrained, of nothing pruned
     dense-small                         a dense model of the first removed structure's size, trained from scratch
     dense-bf16 | dense-int8 | …         the dense model in that precision: the rivals of everything that is pruned
 
@@ -31,9 +33,9 @@ DENSE = "dense"
 GPTQ = "-gptq"  # behind a precision: rounded with calibration text (arXiv 2210.17323)
 QUANTISED = ("int8", "int4")  # whole numbers with scales: prunelab/quantised
 PRECISIONS = ("bf16", *QUANTISED, *(f"{name}{GPTQ}" for name in QUANTISED))  # the last link of any chain
-STEPS = ("recovered", *PRECISIONS)  # what can follow pruning or removal, in this order, of the precisions one
-OF_DENSE = ("average", "best", "small", *PRECISIONS)  # what can be made of the dense model without pruning
-CONTROLS = ("dense-average", "dense-best")  # the dense model with other values in it
+TRAINED = ("recovered", "retrained")  # how a pruned model is trained afterwards: as `recover` or `retrain` says
+OF_DENSE = ("average", "best", "small", "retrained", *PRECISIONS)  # what the dense model can become without pruning
+CONTROLS = ("dense-average", "dense-best", "dense-retrained")  # the dense model with other values in it
 RATE = r"[0-9]+of[0-9]+|sigma[0-9]+|[0-9]+"  # the longer one first: `2` alone is not what 2of4 means
 
 
@@ -64,6 +66,11 @@ class Variant(NamedTuple):
     def prunes(self) -> Literal["mask", "structure"] | None:
         """Whether it zeroes weights, removes structure, or neither."""
         return "mask" if self.method in METHODS else "structure" if self.method in STRUCTURES else None
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether it is trained after pruning, or as dense-retrained further without."""
+        return any(step in TRAINED for step in self.steps)
 
     @property
     def precision(self) -> str | None:
@@ -170,8 +177,8 @@ def parse(identifier: str) -> Variant:
     match = re.fullmatch(rf"(?P<method>[a-z][a-z-]*?)-(?P<rate>{RATE})(?P<steps>(?:-[a-z0-9]+)*)", text)
     if not match:
         raise InputError(
-            f"{text!r} is no recipe{_nearest(text)}; expected <method>-<rate>[-recovered][-<precision>], such as "
-            "magnitude-50 or depth-25-recovered-int4, or one of dense, such as dense-int8"
+            f"{text!r} is no recipe{_nearest(text)}; expected <method>-<rate>[-recovered|-retrained][-<precision>], "
+            "such as magnitude-50 or depth-25-recovered-int4, or one of dense, such as dense-int8"
         )
     parse_rate(match["rate"])
     variant, steps = make(match["method"], match["rate"]), _words(match["steps"].split("-")[1:])
@@ -182,7 +189,7 @@ def parse(identifier: str) -> Variant:
         )
     if steps != _in_order(steps):
         raise InputError(
-            f"{text!r} is no recipe{_nearest(text)}; behind {variant.id} come recovered and one of "
+            f"{text!r} is no recipe{_nearest(text)}; behind {variant.id} come one of {', '.join(TRAINED)} and one of "
             f"{', '.join(PRECISIONS)}, in this order, each once or not at all"
         )
     return variant._replace(id=text, steps=steps)
@@ -200,9 +207,9 @@ def _words(words: list[str]) -> tuple[str, ...]:
 
 
 def _in_order(steps) -> tuple[str, ...]:
-    """Those of `steps` that a recipe may have, in their order: recovered, then one precision."""
-    known = [step for step in STEPS if step in steps]
-    return tuple(known[:1] if known[:1] != ["recovered"] else known[:2])
+    """Those of `steps` that a recipe may have, in their order: one way of training, then one precision."""
+    first, last = ([step for step in kind if step in steps][:1] for kind in (TRAINED, PRECISIONS))
+    return tuple(first + last)
 
 
 def _nearest(text: str) -> str:
@@ -212,7 +219,7 @@ def _nearest(text: str) -> str:
         return ""
     base, allocation = split_method(match["method"])
     methods = nearest(base, (*METHODS, *STRUCTURES), bare=True)
-    known = ("recovered", "bf16", *QUANTISED, GPTQ[1:])
+    known = (*TRAINED, "bf16", *QUANTISED, GPTQ[1:])
     words = [nearest(word, known, bare=True) for word in re.split(r"[-_]", match["rest"]) if word]
     if methods is None or None in words:
         return ""

@@ -22,7 +22,7 @@ def bill(study) -> Bill | None:
     if not study.bills:
         return None
     session = study.files[study.dense["path"]].get("efficiency", {})
-    power, intensity = session.get("power"), session.get("grams_per_kwh")
+    power, per_kwh = session.get("power"), (session.get("grams_per_kwh"), session.get("litres_per_kwh"))
     spent: dict[str, list] = {}
     for name, booking in study.bills.items():
         spent.setdefault(name.rpartition("/")[2].partition("-")[0], []).append(booking)
@@ -30,29 +30,33 @@ def bill(study) -> Bill | None:
     for stage, bookings in spent.items():
         priced = [energy.joules(booking, power) if power else None for booking in bookings]
         joules = None if None in priced else sum(priced)
-        rows.append(("", _line(stage, len(bookings), sum(b["seconds"] for b in bookings), joules, intensity)))
+        rows.append(("", _line(stage, len(bookings), sum(b["seconds"] for b in bookings), joules, *per_kwh)))
         total = None if joules is None or total is None else total + joules
         seconds += sum(booking["seconds"] for booking in bookings)
-    rows.append(("total", _line("the whole study", len(study.bills), seconds, total, intensity)))
+    rows.append(("total", _line("the whole study", len(study.bills), seconds, total, *per_kwh)))
     columns = [
         Column("stage", words=True),
         Column("runs"),
         Column("time", "s"),
         Column("energy", "Wh"),
         Column("carbon", "g CO₂e"),
+        Column("water", "l"),
     ]
     estimated = bool(session.get("energy_estimated")) or any(b["meter"] == "time" for b in study.bills.values())
     return Bill(Table(columns, rows), total, estimated, _repaid(study, total))
 
 
-def _line(name: str, runs: int, seconds: float, joules: float | None, intensity: float | None) -> list[Cell]:
-    grams = None if joules is None or intensity is None else energy.grams(joules, intensity)
+def _line(name: str, runs: int, seconds: float, joules: float | None, carbon, water) -> list[Cell]:
+    """carbon, water: grams and litres a kWh, None where the session doesn't say."""
+    grams = None if joules is None or carbon is None else energy.grams(joules, carbon)
+    litres = None if joules is None or water is None else energy.litres(joules, water)
     return [
         words(name),
         number(runs, "d"),
         number(seconds, ",.1f"),
         number(joules, ".3f", 1 / 3600),
         number(grams, ".3f"),
+        number(litres, ".3g"),
     ]
 
 

@@ -17,7 +17,11 @@ from prunelab.report.drawing import LIGHT, Style, look, margin_labels, spot_labe
 from prunelab.tasks import Headline
 
 EIGHT = 8
-CONTROLS = {"dense-average": "averaged, unpruned", "dense-best": "early-stopped, unpruned"}
+CONTROLS = {
+    "dense-average": "averaged, unpruned",
+    "dense-best": "early-stopped, unpruned",
+    "dense-retrained": "trained further, unpruned",
+}
 IN_PRECISION = ("dense-bf16", "dense-int8", "dense-int4")  # so begin dense's rows of fewer bits
 
 
@@ -325,17 +329,19 @@ KIND_COLOURS = dict(zip(evolution.KINDS, ("vermillion", "neutral", "blue", "purp
 
 
 def trajectories(paths: list[evolution.Path]) -> Figure:
-    """Sampled weights over training, a panel for each kind of evolution."""
-    share = evolution.shares(paths)
+    """Sampled weights over training, a panel for each kind of evolution; those that were named in ink."""
+    share, thin = evolution.shares(paths), {"linewidth": 1, "alpha": 0.75}
     with rc_context(look()):
         figure = Figure(figsize=(13.4, 4.2), layout="constrained")
         for axes, kind in zip(figure.subplots(1, 4, sharex=True, sharey=True), evolution.KINDS, strict=True):
-            mine = [path for path in paths if path.kind == kind]
+            colour = LIGHT[KIND_COLOURS[kind]]
+            mine = [path for path in paths if path.kind == kind and not path.named]
+            asked = [path for path in paths if path.kind == kind and path.named]
             axes.axhline(0, color=LIGHT["muted"], linewidth=0.8)
-            for path in mine[:: -(-len(mine) // SHOWN) or 1]:
-                name = f"name:{path.tensor}[{path.index}]"
-                axes.plot(path.steps, path.values, color=LIGHT[KIND_COLOURS[kind]], linewidth=1, alpha=0.75, gid=name)
-            axes.set_title(f"{kind}: {100 * share[kind]:.0f} %", color=LIGHT[KIND_COLOURS[kind]])
+            for path in (*mine[:: -(-len(mine) // SHOWN) or 1], *asked):
+                line = {"color": LIGHT["ink"], "linewidth": 1.8} if path.named else thin | {"color": colour}
+                axes.plot(path.steps, path.values, gid=f"name:{path.name}", **line)
+            axes.set_title(f"{kind}: {100 * share[kind]:.0f} %", color=colour)
             axes.locator_params(axis="x", nbins=4, integer=True)
         figure.axes[0].set_ylabel("value of the weight")
         figure.supxlabel("optimizer step", fontsize=12, color=LIGHT["muted"])

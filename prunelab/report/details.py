@@ -1,6 +1,6 @@
 """Tables of the report's second half, each only where the study holds its figures.
 
-Robustness, zero-shot tasks, loss by context, time by workload, published figures beside ours, samples.
+Further texts, corrupted text, loss by context, time by workload, published figures beside ours, samples.
 """
 
 from prunelab.disk.files import read_json
@@ -8,6 +8,7 @@ from prunelab.fragments import UNKNOWN, Cell, Column, Table, bounded, ends, numb
 from prunelab.report import published
 
 ON_A_GRID_PERCENT = 2  # that rounding moves weights by; normal ones, in groups of 32, move by 8
+KNOWN_PERCENT = 1  # of a text's tokens may be unknown to a tokenizer before it is told
 
 
 def _listed(study, name: str) -> dict[str, list[dict]]:
@@ -41,29 +42,73 @@ def on_a_grid(study) -> str | None:
     )
 
 
-def robustness(study) -> Table | None:
-    """How much more a corruption costs a variant than it costs dense, bits per byte."""
+def _beside_dense(
+    study, found: dict[str, list[dict]], heading, own: str, diff: str, marked: bool = True
+) -> Table | None:
+    """A table with a row a variant: its differences to dense called `diff`, less being better; and, in the rows of the
+    dense models, their own figures called `own`.
 
-    def cell(row: dict) -> Cell:
-        triple = tuple(row.get(f"rise_diff{end}") for end in ("", "_lo", "_hi"))
-        known = None not in triple
+    marked: where a difference's whole interval lies on one side of zero.
+    """
+
+    def difference(row: dict) -> Cell:
+        triple = ends(row, diff)
+        known = marked and None not in triple
         mark = "bad" if known and triple[1] > 0 else "good" if known and triple[2] < 0 else ""
         return bounded(triple, "+.3f", mark)
 
-    found = {variant: rows for variant, rows in _listed(study, "robustness").items() if not variant.startswith("dense")}
-    return _spread(found, lambda row: Column(f"{row['kind']} {row['strength_percent']} %", "bits/byte [95 %]"), cell)
+    models = {study.label(row["dense"]) for row in study.rows}
+    dense = {variant: rows for variant, rows in found.items() if variant in models}
+    table, itself = _spread(found, heading, difference), _spread(dense, heading, lambda row: number(row[own], ".3f"))
+    if table is None or itself is None or table.columns != itself.columns:
+        return table
+    told = {cells[0].text: ("reference", cells) for _, cells in itself.rows}
+    return Table(table.columns, [told.get(cells[0].text, (kind, cells)) for kind, cells in table.rows])
 
 
-def tasks(study) -> Table | None:
-    """Accuracy with its standard error on every zero-shot task."""
+def texts(study) -> Table | None:
+    """Dense's loss on every further text, and how far that of each variant lies from it on the same windows."""
+    return _beside_dense(
+        study, _listed(study, "texts"), lambda row: Column(row["text"], "nats/token [95 %]"), "loss", "loss_diff"
+    )
 
-    def cell(row: dict) -> Cell:
-        metric = "acc" if "acc" in row else next((key[:-7] for key in row if key.endswith("_stderr")), None)
-        shown = number(row.get(metric), ".1f", 100)
-        error = row.get(f"{metric}_stderr")
-        return shown if shown is UNKNOWN or error is None else shown._replace(text=f"{shown.text} ± {100 * error:.1f}")
 
-    return _spread(_listed(study, "tasks"), lambda row: Column(row["task"], "% ± s.e."), cell)
+def unknown_letters(study) -> list[tuple[str, float]]:
+    """(text, percent of its tokens) of the further texts that dense's tokenizer does not know."""
+    rows = study.files[study.dense["path"]]["quality"].get("texts") or []
+    return [(row["text"], row["unknown_percent"]) for row in rows if row["unknown_percent"] > KNOWN_PERCENT]
+
+
+def other_windows(study) -> Table | None:
+    """Perplexity of the study's own text by the length of the windows that it is cut into."""
+    found = {}
+    for row in study.rows:
+        quality = study.files[row["path"]]["quality"]
+        if quality.get("also_contexts"):
+            first = {"context": quality["context"], "perplexity": quality["perplexity"]}
+            found[study.label(row["path"])] = [first, *quality["also_contexts"]]
+    return _spread(
+        found,
+        lambda row: Column("perplexity", f"windows of {row['context']}"),
+        lambda row: number(row["perplexity"], ",.2f"),
+    )
+
+
+def robustness(study) -> Table | None:
+    """Dense's bits a byte on corrupted text, how far every variant lies from them on the same text; and, behind that,
+    how much more it rose over clean text than dense."""
+    found = _listed(study, "robustness")
+
+    def heading(before: str):
+        return lambda row: Column(f"{before}{row['kind']} {row['strength_percent']} %", "bits/byte [95 %]")
+
+    worse = _beside_dense(study, found, heading(""), "bits_per_byte", "bits_diff")
+    # Not marked: who has nothing left to lose rises least.
+    rise = _beside_dense(study, found, heading("rise, "), "rise", "rise_diff", marked=False)
+    if worse is None:
+        return None
+    joined = [(kind, [*cells, *more[1:]]) for (kind, cells), (_, more) in zip(worse.rows, rise.rows, strict=True)]
+    return Table([*worse.columns, *rise.columns[1:]], joined)
 
 
 def context(study) -> Table | None:

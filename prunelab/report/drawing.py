@@ -83,10 +83,13 @@ def inline(figure: Figure, label: str) -> str:
     return svg.replace("xlink:href", "href")
 
 
-def save(figure: Figure, path) -> None:
-    """The figure as a file on white, letters as outlines: it looks the same everywhere."""
+def save(figure: Figure, path, kind: str | None = None) -> None:
+    """The figure as a file on white, letters as outlines: it looks the same everywhere. kind: svg or png, where the
+    file's name doesn't say it."""
+    kind = kind or str(path).rpartition(".")[2]
+    metadata = {"Date": None} if kind == "svg" else None
     with rc_context({**look(), "svg.fonttype": "path"}):
-        figure.savefig(path, facecolor="white", dpi=160, metadata={"Date": None} if str(path).endswith("svg") else None)
+        figure.savefig(path, format=kind, facecolor="white", dpi=160, metadata=metadata)
 
 
 class Style:

@@ -111,7 +111,9 @@ def render(study, found: list[verdict.Group], drawn: Pictures, advice: dict, fur
         recovery=details.recovery(study),
         context=details.context(study),
         robustness=details.robustness(study),
-        tasks=details.tasks(study),
+        texts=details.texts(study),
+        unknown_letters=details.unknown_letters(study),
+        other_windows=details.other_windows(study),
         samples=details.samples(study),
         sections=sections.drawn(environment, further, study.headline.sign),
         reproduction=details.reproduction(study),
@@ -170,6 +172,14 @@ def provenance(study) -> list[tuple[str, str]]:
         )
     if quality.get("rows"):  # of tasks that judge by something else than text
         tell("evaluated on", f"{quality['rows']:,} rows of {quality.get('items'):,} {study.headline.items}")
+    further = study.settings.fetch.texts
+    tell(
+        "further texts",
+        "; ".join(
+            f"{one['text']} ({further[one['text']].kind} {further[one['text']].name}, {one['windows']} windows)"
+            for one in quality.get("texts") or []
+        ),
+    )
     tell("precision of dense", quality.get("dtype"))
     tell("device", efficiency.get("device"))
     tell(
@@ -188,6 +198,8 @@ def provenance(study) -> list[tuple[str, str]]:
     )
     if efficiency.get("grams_per_kwh"):
         tell("grid", f"{efficiency['grams_per_kwh']:g} g/kWh ({efficiency.get('grams_source')})")
+    if efficiency.get("litres_per_kwh"):
+        tell("water", f"{efficiency['litres_per_kwh']:g} l/kWh ({efficiency.get('litres_source')})")
     pruned = [files["sparsity"] for files in study.files.values() if "sparsity" in files]
     tell("pruned tensors", ", ".join(sorted({str(p["scope"]) for p in pruned if p.get("scope")})))
     tell("checkpoint", ", ".join(sorted({str(p["checkpoint"]) for p in pruned if p.get("checkpoint")})))

@@ -55,7 +55,7 @@ def _tables(study, found, curves: dict, paths: list) -> dict[str, tuple[list[str
         for step, value in table[["step", f"{part}_loss"]].dropna().itertuples(index=False)
     ]
     moves = [
-        [path.kind, f"{path.tensor}[{path.index}]", step, value]
+        [path.kind, path.name, step, value]
         for path in paths
         for step, value in zip(path.steps.tolist(), path.values.tolist(), strict=True)
     ]

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from prunelab import tasks
-from prunelab.deploy import devices, figures
+from prunelab.deploy import answering, devices, figures
 from prunelab.disk.files import read_json, whole_file
 from prunelab.errors import InputError, exit_cleanly
 from prunelab.recipes import variants
 from prunelab.recipes.variants import QUANTISED, Variant
+from prunelab.study import locations
 from prunelab.tasks import Headline
 
 # The contract with everything that reads results: these names, first, in this order.
@@ -37,6 +38,7 @@ FURTHER = (
     "allocation", "path", "dense", "stored_as", "timed_as", "loss_increase_percent", "loss_increase_percent_lo",
     "loss_increase_percent_hi",
     "decode_verdict", "energy_estimated", "prune_rate", "target_sparsity", "calibration_hash", "calibration_seed",
+    "litres_per_million_tokens", *answering.COLUMNS,
 )
 # fmt: on
 # A name that two files use for different things.
@@ -72,23 +74,17 @@ class Study(NamedTuple):
         """The efficiency.json of that row."""
         return self.files[self.timed_at(row)].get("efficiency", {})
 
+    def results_of(self, path: str) -> Path:
+        """The folder that holds a row's results."""
+        return locations.results_of(self.settings, self.results, path)
+
     def stage(self, kind: str, path: str) -> str:
         """The name of the stage that makes a row's model ("prune") or measures it ("quality", "efficiency")."""
-        return stage_of(self.settings, kind, path)
+        return locations.stage_of(self.settings, kind, path)
 
     def label(self, path: str) -> str:
         """How a row is called where people read: the variant's id, with several seeds the tag behind it."""
         return label(path, len(self.settings.seeds) > 1)
-
-
-def stage_of(settings, kind: str, path: str) -> str:
-    """`Study.stage`: such as prune@wanda-50-s1, quality-further@depth-25-s1, efficiency-dense@s1."""
-    tag, _, identifier = path.partition("/")
-    if identifier == "dense":
-        return {"prune": "train", "quality": "reference", "efficiency": "efficiency-dense"}[kind] + f"@{tag}"
-    if identifier in settings.prune.further:
-        kind = "further" if kind == "prune" else f"{kind}-further"
-    return f"{kind}@{identifier}-{tag}"
 
 
 def label(path: str, several_seeds: bool) -> str:
@@ -115,17 +111,18 @@ def read(settings, results, models) -> Study:
 def _files_of(settings, tag: str, variant: Variant, results: Path, models: Path) -> dict[str, dict]:
     """The JSON files of a row, as far as its study writes them. Raises InputError where one is missing."""
     path, found = f"{tag}/{variant.id}", {}
+    mine, model = locations.results_of(settings, results, path), locations.model_of(settings, results, models, path)
 
     def required(folder: Path, name: str, kind: str) -> dict:
-        return _required(folder / path / f"{name}.json", stage_of(settings, kind, path))
+        return _required(folder / f"{name}.json", locations.stage_of(settings, kind, path))
 
     if variant.rate is not None:
-        found["sparsity"] = required(models, "sparsity", "prune")
-    found["quality"] = required(results, "quality", "quality")
+        found["sparsity"] = required(model, "sparsity", "prune")
+    found["quality"] = required(mine, "quality", "quality")
     if variant.precision in QUANTISED:
-        found["quantised"] = required(models, "quantised", "prune")
+        found["quantised"] = required(model, "quantised", "prune")
     if settings.timed_as(variant) is None:
-        found["efficiency"] = required(results, "efficiency", "efficiency")
+        found["efficiency"] = required(mine, "efficiency", "efficiency")
     if variant.id in settings.runtimes.variants:  # other ways to run a model are no rows, but a table of their own
         found["runtimes"] = _required(results / path / "runtimes.json", f"runtimes@{variant.id}-{tag}")
     return found
@@ -167,7 +164,7 @@ def _row(settings, headline: Headline, files: dict, tag: str, variant: Variant) 
     provenance = row["energy_provenance"] = work.get("energy_provenance")
     if isinstance(provenance, dict):
         row["energy_provenance"] = " ".join(f"{part}:{source}" for part, source in provenance.items())
-    row |= figures.accuracy_drop(mine["quality"].get("tasks"))
+    row |= figures.drops(mine["quality"]) | figures.by_text(mine["quality"]) | answering.per_correct(row, work)
     for column in dict.fromkeys(("loss", headline.column)):
         whole = base["quality"].get(column)
         for end in ("", "_lo", "_hi"):
@@ -207,7 +204,8 @@ def _require_same_measure(files: dict, path: str, dense: str) -> None:
 def _bills(folder: Path, tags: list[str], identifiers: list[str]) -> dict[str, dict]:
     """What stages booked, by `fetch`, `s1/train` or `s1/<stage>-<variant>`. The bills of variants and seeds that are no
     longer in the study are not this study's."""
-    booked = [folder / "fetch.json", *(path for tag in tags for path in sorted((folder / tag).glob("*.json")))]
+    booked = [folder / "fetch.json", folder / "probes.json"]
+    booked += [path for tag in tags for path in sorted((folder / tag).glob("*.json"))]
     whose = {path: path.stem.partition("-")[2] for path in booked if path.exists()}
     return {
         path.relative_to(folder).with_suffix("").as_posix(): read_json(path)

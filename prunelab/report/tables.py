@@ -4,7 +4,7 @@ A table is plain data (words, and the number a column sorts by), so that one mac
 """
 
 from prunelab.deploy.rivals import NOBODY
-from prunelab.fragments import UNKNOWN, Cell, Column, Table, bounded, ends, number, rate_name, words
+from prunelab.fragments import UNKNOWN, Cell, Column, Table, bounded, ends, number, rate_name, shared, words
 from prunelab.report import verdict
 from prunelab.tasks import Headline
 
@@ -15,6 +15,8 @@ def _columns(headline: Headline) -> list[Column]:
         Column("removed", "% of prunable"),
         Column(headline.name, headline.short_unit),
         Column("against dense", "% [95 %]"),
+        Column("right answer", "J, beyond guessing"),
+        Column("questions right", "% ± s.e."),
         Column("stored", "MB"),
         Column("stored as", words=True),
         Column("decode time", "× dense [95 %]"),
@@ -46,8 +48,8 @@ def results(study, chosen: str | None, rivals: dict[str, dict] | None = None) ->
         doubtful = "doubtful" if own and efficiency.get("unreliable") else ""
         reasons = "unreliable: " + "; ".join(efficiency.get("unreliable_because") or ["marked so"])
         energy = number(row["decode_j_per_token"], ".3g")
-        if row["energy_estimated"] and energy is not UNKNOWN:
-            energy = energy._replace(text=f"{energy.text} est.", hint="estimated: time × modelled power")
+        if row["energy_estimated"]:
+            energy = _estimated(energy)
         verdict_cell = words(row["decode_verdict"], doubtful or ("good" if row["decode_verdict"] == "faster" else ""))
         if doubtful and verdict_cell is not UNKNOWN:
             verdict_cell = verdict_cell._replace(text=f"{verdict_cell.text} ⚠", hint=reasons)
@@ -65,6 +67,8 @@ def results(study, chosen: str | None, rivals: dict[str, dict] | None = None) ->
             number(row["sparsity_pruned"], ".1f", 100),
             number(row[headline.column], headline.form),
             words("") if row["path"] == row["dense"] else bounded(increase),
+            _price(row),
+            shared(row.get("pooled_accuracy"), row.get("pooled_accuracy_stderr")),
             number(row["dense_bytes"] if row["packed_bytes"] is None else row["packed_bytes"], ".2f", 1e-6),
             words(row["stored_as"]),
             bounded(ends(row, "decode_ratio"), ".3f", doubtful) if own else taken,
@@ -85,6 +89,20 @@ def results(study, chosen: str | None, rivals: dict[str, dict] | None = None) ->
         rows.append((kind, cells))
     filled = [i for i in range(len(columns)) if any(cells[i] is not UNKNOWN for _, cells in rows)]
     return Table([columns[i] for i in filled], [(kind, [cells[i] for i in filled]) for kind, cells in rows])
+
+
+def _price(row: dict) -> Cell:
+    """Joules of a right answer beyond what guessing gets; a dash says why there are none."""
+    if reason := row.get("per_correct_missing"):
+        return Cell(UNKNOWN.text, hint=reason)
+    price = number(row.get("j_per_correct"), ".3g")
+    return _estimated(price) if row["energy_estimated"] else price
+
+
+def _estimated(energy: Cell) -> Cell:
+    if energy is UNKNOWN:
+        return energy
+    return energy._replace(text=f"{energy.text} est.", hint="estimated: time × modelled power")
 
 
 def _hinted(cell: Cell, hint: str) -> Cell:

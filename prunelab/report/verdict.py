@@ -93,7 +93,7 @@ def item_values(study, row: dict):
 
     Raises InputError without it.
     """
-    path, stage = study.results / row["path"] / "windows.safetensors", study.stage("quality", row["path"])
+    path, stage = study.results_of(row["path"]) / "windows.safetensors", study.stage("quality", row["path"])
     try:
         with safe_open(path, "np") as file:
             return file.get_tensor(study.headline.column)

@@ -8,7 +8,7 @@ from prunelab.study.fields import NotNegative, Positive, Section, distinct
 
 Figure = Literal[
     "stored_mb", "memory_mb", "prefill_ms", "decode_ms_per_token", "joules_per_token", "worse_percent",
-    "accuracy_drop_points",
+    "accuracy_drop_points", "right_probability_drop_points",
 ]  # fmt: skip
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
@@ -29,6 +29,7 @@ class Deploy(Section):
     joules_per_token: Positive | None
     worse_percent: NotNegative | None
     accuracy_drop_points: NotNegative | None
+    right_probability_drop_points: NotNegative | None
     minimise: Annotated[
         list[Annotated[Figure, BeforeValidator(_known_figure)]], Field(min_length=1), AfterValidator(distinct)
     ]

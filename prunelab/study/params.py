@@ -15,6 +15,7 @@ from prunelab.errors import InputError, nearest
 from prunelab.recipes import variants
 from prunelab.recipes.methods import METHODS, STRUCTURES, allocation_of
 from prunelab.recipes.variants import Variant
+from prunelab.study import agreeing
 from prunelab.study.deploying import Deploy
 from prunelab.study.fields import Section, Seed, distinct, known_task
 from prunelab.study.pricing import Price
@@ -28,13 +29,14 @@ from prunelab.study.sections import (
     Quantise,
     Recover,
     Report,
+    Retrain,
     Runtimes,
     StructureSection,
     Train,
 )
-from prunelab.study.sources import Fetch, Source, Split, Text
+from prunelab.study.sources import Fetch, FurtherText, Source, Split, Text
 
-__all__ = ["Settings", "Source", "Split", "Text", "load"]
+__all__ = ["FurtherText", "Settings", "Source", "Split", "Text", "load"]
 
 
 # What a key was called before, and what became of it.
@@ -85,6 +87,7 @@ class Settings(Section):
     prune: Prune
     structure: StructureSection
     recover: Recover
+    retrain: Retrain
     quantise: Quantise
     quality: Quality
     efficiency: Efficiency
@@ -120,15 +123,12 @@ class Settings(Section):
         return self
 
     @model_validator(mode="after")
-    def _has_time_for_its_schedule(self):
-        gradual, steps = self.prune.gradual, self.train.steps
-        if gradual and steps and any(METHODS[v.method].trains for v in self.variants() if v.prunes == "mask"):
-            begin, end = (round(percent / 100 * steps) for percent in (gradual.begin_percent, gradual.end_percent))
-            if begin >= end:
-                raise ValueError(
-                    f"prune.gradual: {steps} training steps leave none between begin_percent {gradual.begin_percent} "
-                    f"and end_percent {gradual.end_percent}"
-                )
+    def _agrees(self):
+        agreeing.readings(self)
+        agreeing.cells(self)
+        agreeing.schedule(self)
+        agreeing.questions(self)
+        agreeing.texts(self)
         return self
 
     @model_validator(mode="after")
@@ -178,15 +178,12 @@ class Settings(Section):
             )
         return self
 
-    @model_validator(mode="after")
-    def _asks_what_it_judges_by(self):
-        figure, wanted = "accuracy_drop_points", self.deploy
-        if (figure in wanted.budgets or figure in wanted.minimise) and not self.quality.questions.names:
-            raise ValueError(f"deploy: {figure} needs questions, but quality.questions.names is []; name some there")
-        return self
+    def further_texts(self) -> dict[str, Source]:
+        """The sources of quality.texts, by their names."""
+        return {name: self.fetch.texts[name] for name in self.quality.texts}
 
     def sources(self) -> dict[str, Source]:
-        """Everything that is brought from elsewhere, by its key in its section."""
+        """Everything that is brought from elsewhere to make models of, by its key in its section."""
         found = {key: getattr(self.fetch, key) for key in ("text", "calibration", "model")}
         found["rows"] = self.price.rows if self.price else None
         return {key: source for key, source in found.items() if source is not None}
@@ -210,11 +207,12 @@ class Settings(Section):
 
     def variants(self) -> list[Variant]:
         """Every variant of one seed in the order of the report: dense and what is made of it, method × rate, the
-        rest of prune.further."""
+        cells, the rest of prune.further."""
         product = [variants.make(method, rate) for method in self.prune.methods for rate in self.prune.rates]
         further = [variants.parse(identifier) for identifier in self.prune.further]
         unpruned = [variants.parse(variants.DENSE), *(variant for variant in further if variant.rate is None)]
-        return [*unpruned, *product, *(variant for variant in further if variant.rate is not None)]
+        rest = [variant for variant in further if variant.rate is not None]
+        return [*unpruned, *product, *self.prune.cell_variants, *rest]
 
     def timed_as(self, variant: Variant) -> str | None:
         """The variant whose times this one takes over, None where it is timed itself.
@@ -258,7 +256,7 @@ def needs_training(variant: Variant) -> bool:
     """Whether making it needs what only a model trained here has: its history, its average, its best moment."""
     if variant.prunes:
         return (METHODS if variant.prunes == "mask" else STRUCTURES)[variant.method].needs_training
-    return variant.id in variants.CONTROLS
+    return variant.id in ("dense-average", "dense-best")
 
 
 def load(path="params.yaml") -> Settings:
@@ -328,7 +326,7 @@ def _keys_at(location: list) -> list[str]:
     """The keys that the section at `location` knows."""
     section = Settings
     for part in location:
-        if not isinstance(part, str):
+        if not isinstance(part, str) or part not in section.model_fields:  # such as the name of one of fetch.texts
             continue
         annotation = section.model_fields[part].annotation
         candidates = [annotation, *getattr(annotation, "__args__", ())]

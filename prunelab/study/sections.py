@@ -1,9 +1,10 @@
 """The sections of params.yaml, one class each: which keys there are, and what each may hold by itself.
 
-The section `fetch` is in sources.py. What sections must agree on with each other is checked in params.py, which reads
-the file.
+The section `fetch` is in sources.py, `train.tracker` in tracking.py. What sections must agree on with each other is
+checked in params.py, which reads the file.
 """
 
+import functools
 import math
 import re
 from pathlib import PurePath
@@ -30,18 +31,7 @@ from prunelab.study.fields import (
     known_rate,
     known_recipe,
 )
-
-
-class Tracker(Section):
-    value: Literal["absolute", "signed"]
-    weighting: Literal["linear", "sqrt", "uniform", "exponential"]
-    beta: Annotated[Number, Field(gt=0, le=1)]
-    window: Count | None
-    tick: Literal["epoch", "steps"]
-    every: Count
-    trajectories: Whole
-    memory: Literal["model", "cpu"]
-
+from prunelab.study.tracking import Tracker
 
 # What train.config may not say, because another setting does, and why.
 DECIDED_ELSEWHERE = {
@@ -113,11 +103,12 @@ class Train(Section):
     @model_validator(mode="after")
     def _fits_its_length(self):
         tracker = self.tracker
-        if tracker.window and self.early_stopping_patience:
-            raise ValueError(
-                "tracker.window counts back from the last tick, which early stopping leaves unknown; "
-                "set tracker.window: null or early_stopping_patience: null"
-            )
+        for key, nothing in (("window", "null"), ("windows", "{}")):
+            if getattr(tracker, key) and self.early_stopping_patience:
+                raise ValueError(
+                    f"tracker.{key} counts back from the last tick, which early stopping leaves unknown; "
+                    f"set tracker.{key}: {nothing} or early_stopping_patience: null"
+                )
         if self.epochs == 0:
             return self  # nothing is trained: what follows has no say
         if self.steps is not None and self.warmup_steps > self.steps:
@@ -155,6 +146,14 @@ class Gradual(Section):
         return self
 
 
+class Cells(Section):
+    methods: Annotated[
+        list[Annotated[str, AfterValidator(known_method)]], Field(min_length=1), AfterValidator(distinct)
+    ]
+    rates: Annotated[list[Annotated[Any, AfterValidator(known_rate)]], Field(min_length=1), AfterValidator(distinct)]
+    then: Literal["recovered", "retrained"] | None
+
+
 class Prune(Section):
     methods: Annotated[
         list[Annotated[str, AfterValidator(known_method)]], Field(min_length=1), AfterValidator(distinct)
@@ -165,13 +164,26 @@ class Prune(Section):
     towers: Annotated[list[Literal["language", "vision"]], Field(min_length=1), AfterValidator(distinct)]
     checkpoint: Literal["last", "best"]
     further: Annotated[list[Annotated[str, AfterValidator(known_recipe)]], AfterValidator(distinct)]
+    cells: list[Cells]
     gradual: Gradual | None
+
+    @functools.cached_property
+    def cell_variants(self) -> list[variants.Variant]:
+        """The rows of `cells`, in their order, each once; what is a row of its own anyhow is not among them."""
+        ids = [
+            "-".join(filter(None, (method, str(rate), part.then)))
+            for part in self.cells
+            for method in part.methods
+            for rate in part.rates
+        ]
+        rows = {f"{method}-{rate}" for method in self.methods for rate in self.rates} | set(self.further)
+        return [variants.parse(identifier) for identifier in dict.fromkeys(ids) if identifier not in rows]
 
     @model_validator(mode="after")
     def _possible(self):
         product = [variants.make(method, rate) for method in self.methods for rate in self.rates]
         further = [variants.parse(identifier) for identifier in self.further]
-        for variant in product + [one for one in further if one.prunes == "mask"]:
+        for variant in [*product, *self.cell_variants, *(one for one in further if one.prunes == "mask")]:
             entry = "-".join(filter(None, (variant.method, variant.allocation)))
             allocation = allocation_of(variant.method, variant.allocation, self.allocation)
             if problem := variants.contradiction(variant.rate, allocation):
@@ -206,6 +218,13 @@ class Recover(Section):
     validation_windows: Count
 
 
+class Retrain(Section):
+    steps: Count
+    learning_rate: Positive
+    evaluate_every: Count
+    validation_windows: Count
+
+
 class Quantise(Section):
     group: Literal[32, 64, 128, 256]  # the widths that torch's int4 kernel knows
     head: Literal["int8", "int4"]
@@ -225,12 +244,14 @@ class Samples(Section):
     tokens: Count
     temperature: Annotated[Number, Field(ge=0.01, le=100)]  # beyond, logits overflow or all that is left is noise
     seeds: Annotated[list[Seed], AfterValidator(distinct)]
+    chat: bool
 
 
 class Questions(Section):
     names: Annotated[list[Annotated[str, Field(min_length=1)]], AfterValidator(distinct)]
     limit: Count | None
     shots: Whole | None
+    chat: bool | Literal["auto"]
 
     @model_validator(mode="after")
     def _can_be_told_apart(self):
@@ -241,6 +262,11 @@ class Questions(Section):
                 raise ValueError(f"names: {name!r} is no task; the name of a file of questions ends in .jsonl")
         if len({PurePath(name).name.removesuffix(".jsonl") for name in self.names}) < len(self.names):
             raise ValueError(f"names: two tasks of one name among {self.names}; give one of the files another name")
+        if self.shots is not None and self.names and all(name.endswith(".jsonl") for name in self.names):
+            raise ValueError(
+                f"shots: {self.shots} says nothing of files of questions, whose queries hold what is to stand before "
+                "them; set null"
+            )
         return self
 
 
@@ -253,6 +279,16 @@ class Quality(Section):
     robustness: Robustness
     samples: Samples
     questions: Questions
+    texts: Annotated[list[str], AfterValidator(distinct)]
+    texts_windows: Count
+    texts_context: Length | None
+    also_contexts: Annotated[list[Length], AfterValidator(distinct)]
+
+    @model_validator(mode="after")
+    def _other_windows_are_others(self):
+        if self.context in self.also_contexts:
+            raise ValueError(f"also_contexts: {self.context} is `context` already; leave it out")
+        return self
 
 
 class Efficiency(Section):
@@ -290,6 +326,8 @@ class Energy(Section):
     country: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
     grams_per_kwh: Positive
     grams_source: str
+    litres_per_kwh: Positive
+    litres_source: str
 
 
 class Report(Section):

@@ -3,9 +3,11 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from prunelab.study.fields import Count, Percent, Section, Seed
+
+DRAWN = ("arithmetic",)  # what prunelab/data/drawn.py can draw
 
 
 class Source(Section):
@@ -37,15 +39,38 @@ class Model(Source):
 class Text(Source):
     """A source of text; a document is a text file or a row of a table."""
 
-    strip: Literal["markdown", "none"] = "none"
+    strip: Literal["markdown", "turns", "none"] = "none"  # turns: conversations in YAML, a turn a line
     column: str | None = None  # of a table: where its text is; null: "text"
     max_documents: Count | None = None  # only so many, in the order of their names
+
+
+class FurtherText(Text):
+    """A text that models are judged by and learn nothing from. It may be drawn here instead of brought."""
+
+    kind: Literal["wheel", "url", "hub", "path", "drawn"]
+    seed: Seed | None = None  # of what is drawn
+
+    @model_validator(mode="after")
+    def _drawn_or_brought(self):
+        if self.kind != "drawn":
+            if self.seed is not None:
+                raise ValueError(f"seed: {self.seed} says nothing of kind: {self.kind}, which is brought; leave it out")
+            return self
+        if self.name not in DRAWN:
+            raise ValueError(f"name: nothing called {self.name!r} can be drawn; allowed: {', '.join(DRAWN)}")
+        if self.seed is None:
+            raise ValueError(f"seed: {self.name} is drawn and needs one; set a number")
+        given = self.model_fields_set - {"kind", "name", "seed", "licence"}
+        if given:
+            raise ValueError(f"{sorted(given)[0]}: says nothing of kind: drawn; leave it out")
+        return self
 
 
 class Split(Section):
     by: Literal["document", "position", "file"]
     validation_percent: Percent
     test_percent: Percent
+    train_characters: Count | None
     seed: Seed
 
     @model_validator(mode="after")
@@ -59,10 +84,18 @@ class Split(Section):
         return self
 
 
+def _text_name(name: str) -> str:
+    # Results have the columns loss_<name>, and others such as loss_diff and loss_c128.
+    if not re.fullmatch(r"[a-z]+", name) or name == "diff":
+        raise ValueError(f"{name!r} is no name of a text; expected small letters alone, such as code")
+    return name
+
+
 class Fetch(Section):
     text: Text | None  # null: the task brings its own data
     split: Split | None
     calibration: Text | None = None  # null: post-training methods calibrate on the train text
+    texts: dict[Annotated[str, AfterValidator(_text_name)], FurtherText]
     model: Model | None
     remote: Annotated[str, Field(min_length=1)] | None  # DVC's, for what was fetched; null: its default
 
@@ -72,6 +105,8 @@ class Fetch(Section):
             source = getattr(self, key)
             if source is not None:
                 require_bringable(f"{key}.", source, needs_files=key != "model")
+        for name, source in self.texts.items():
+            require_bringable(f"texts.{name}.", source, needs_files=True)
         return self
 
 

@@ -8,6 +8,7 @@
 - What belongs together is replaced together: a source that says its `kind` is another source (the hash of the default's
   would be wrong), and `train.config` beside another `train.architecture` is another architecture's.
 - `study:` may be left out; it is the file's name then.
+- `base: verdict` says that a study differs from that one, which is merged first, instead of from the default.
 
 A changed line has the study's comment where that has one, else the default's. What the default does not have is refused
 by `params`, as in any params.yaml.
@@ -37,7 +38,8 @@ class Merged(NamedTuple):
     name: str
     text: str  # the whole params.yaml
     settings: params.Settings
-    differences: list[tuple[str, Any, Any]]  # key with its sections, the default's value, the study's
+    differences: list[tuple[str, Any, Any]]  # key with its sections, the value of `base`, the study's
+    base: str = DEFAULT  # the study that it differs from
 
 
 def names(folder: Path = FOLDER) -> list[str]:
@@ -56,18 +58,35 @@ def merge(name: str, folder: Path = FOLDER) -> Merged:
     standard = params.text_of(base)
     if name == DEFAULT:
         return Merged(name, standard, params.of_text(standard, base), [])
-    written = params.text_of(path)
-    merged, own = _parsed(standard, base), _parsed(written, path)
-    own.setdefault("study", name)
+    merged, chain = _parsed(standard, base), _chain(name, folder, known)
     differences: list[tuple[str, Any, Any]] = []
-    _put(merged, own, "", differences)
-    text = _header(path, base, written) + _spaced(_dumped(merged), standard)
+    for one, own in chain:
+        differences.clear()  # but those of the last, which is the study itself
+        own["study"] = own.get("study", one) if one == name else merged["study"]
+        _put(merged, own, "", differences)
+    onto = [Path(folder, f"{one}.yaml") for one, _ in reversed(chain[:-1])] + [base]
+    text = _header(path, onto, params.text_of(path)) + _spaced(_dumped(merged), standard)
     try:
         settings = params.of_text(text, path)
     except InputError:
         params.of_text(standard, base)  # the study is not to blame where the default itself is wrong
         raise
-    return Merged(name, text, settings, differences)
+    return Merged(name, text, settings, differences, chain[-2][0] if len(chain) > 1 else DEFAULT)
+
+
+def _chain(name: str, folder: Path, known: list[str]) -> list[tuple[str, Any]]:
+    """(name, sections) of the study `name` behind those that it is based on, the default left out."""
+    chain: list[tuple[str, Any]] = []
+    while name != DEFAULT:
+        path = Path(folder, f"{name}.yaml")
+        own = _parsed(params.text_of(path), path)
+        chain.insert(0, (name, own))
+        name = own.pop("base", DEFAULT)
+        if name not in known:
+            raise InputError(f"{path}: base: there is no study {name!r}{nearest(str(name), known)}")
+        if name in [one for one, _ in chain]:
+            raise InputError(f"{path}: base: {name} is based on this study itself; name another, or none")
+    return chain
 
 
 def told(merged: Merged) -> str:
@@ -78,14 +97,18 @@ def told(merged: Merged) -> str:
         phrase = f"{_shown(before)} → {_shown(after)}"
         sections.setdefault(section, []).append(f"{inside} {phrase}" if inside else phrase)
     if not (changed := {name: lines for name, lines in sections.items() if name != "study"}):
-        return f"study {merged.name}: nothing differs from the default study"
+        return f"study {merged.name}: nothing differs from {_called(merged.base)}"
     width = max(map(len, changed))
     lines = [
         textwrap.fill(f"  {name.ljust(width)}  {' · '.join(phrases)}", LINE, subsequent_indent=" " * (width + 4),
                       break_long_words=False, break_on_hyphens=False)
         for name, phrases in changed.items()
     ]  # fmt: skip
-    return "\n".join([f"study {merged.name}: as the default study, but for", *lines])
+    return "\n".join([f"study {merged.name}: as {_called(merged.base)}, but for", *lines])
+
+
+def _called(base: str) -> str:
+    return "the default study" if base == DEFAULT else f"the study {base}"
 
 
 def _put(target, own, within: str, differences: list) -> None:
@@ -184,9 +207,10 @@ def _dumped(merged) -> str:
     return stream.getvalue()[HEADER.match(stream.getvalue()).end() :].lstrip("\n")
 
 
-def _header(path: Path, base: Path, written: str) -> str:
+def _header(path: Path, onto: list[Path], written: str) -> str:
     """The comment at the head of what is merged: where it is from, and what the study says of itself."""
-    return f"# The study that runs: {path} merged onto {base}, complete.\n{HEADER.match(written)[0]}\n"
+    bases = " and ".join(map(str, onto))
+    return f"# The study that runs: {path} merged onto {bases}, complete.\n{HEADER.match(written)[0]}\n"
 
 
 def _spaced(text: str, standard: str) -> str:

@@ -18,9 +18,12 @@ of the dense model and of the stage fetch; InputError where something is not as 
     files(settings, data)                        → the files that decide start and examples: in the key of checkpoints
     samples(settings, dense, data, seed)         → (calibration.samples.Samples, facts for calibration.json)
     recovery(settings, dense, data, seed)        → recovery.Lessons: what a pruned model is fine-tuned on
-    reference(settings, dense, data, out)        stage reference: quality.json and reference.safetensors into out
-    judge(settings, name, model, reference, out) stage quality: quality.json and windows.safetensors of the variant
-                                                 `name` in folder model, against the folder that `reference` wrote
+    reference(settings, dense, data, probes, out)
+                                                 stage reference: quality.json and reference.safetensors into out
+    judge(settings, name, model, reference, probes, out)
+                                                 stage quality: quality.json and windows.safetensors of the variant
+                                                 `name` in folder model, against the folder that `reference` wrote;
+                                                 probes: the folder of further texts and files of questions
     prompt(settings, dense, tokens, batch)       → {"input_ids": (batch, tokens), …}: what is served to be timed. Of the
                                                  dense folder alone: other data of the same model measures nothing anew
     sections(study, rows)                        → further sections of the report, of prunelab/fragments.py

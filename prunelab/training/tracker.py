@@ -3,7 +3,8 @@
 At tick `e` of `n` every tracked tensor adds to a running sum: `A += c(e)·v(e)`, `S += c(e)`, and `Imp = A / S`, where
 `v` is |w| or w, and `c(e)` is e, sqrt(e), 1 or beta^(n-e). Beside it stands the averaged clone, the same mean of the
 signed weights of *all* parameters. That is two fp32 copies at most (one where v is signed: importance is the clone),
-and no history on disk but a small sample of trajectories.
+and no history on disk but a small sample of trajectories. Several histories may follow one run: two windows cost two
+such pairs of copies, and no second training.
 
     history = WeightHistory(model, importance=names)      # a plain loop
     for step in ...:
@@ -42,10 +43,11 @@ class WeightHistory:
         weighting: `linear` (the paper), `sqrt`, `uniform`, or `exponential` with `beta`.
         window: only the last `window` ticks count (the paper's k+1); needs `total_ticks`, the paper's n.
         trajectories: how many weights of each importance tensor are recorded at every tick, chosen by `seed`.
+        named: weights that are recorded beside them: tensor (any parameter) → indices, counted in row-major order.
         device: where the sums lie, `cpu` for a GPU that has no room for them; None: each beside its parameter.
 
-    Raises InputError for a name that the model does not have, for a window without a known end, and for a signed
-    importance of a frozen parameter, which the averaged clone leaves out.
+    Raises InputError for a name or an index that the model does not have, for a window without a known end, and for a
+    signed importance of a frozen parameter, which the averaged clone leaves out.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class WeightHistory:
         window: int | None = None,
         total_ticks: int | None = None,
         trajectories: int = 0,
+        named: dict[str, list[int]] | None = None,
         seed: int = 0,
         device: str | None = None,
     ):
@@ -92,8 +95,24 @@ class WeightHistory:
             name: torch.randperm(parameters[name].numel(), generator=generator)[:trajectories].sort().values
             for name in (importance if trajectories else [])
         }
+        self._named = self._also_sampled(parameters, named or {})
         self._paths: list[torch.Tensor] = []  # one (samples,) row a tick
         self._steps: list[int] = []  # the optimizer step of each tick
+
+    def _also_sampled(self, parameters: dict, named: dict[str, list[int]]) -> set[tuple[str, int]]:
+        """Have the weights `named` recorded, too; (tensor, index) of each."""
+        for name, indices in named.items():
+            if name not in parameters:
+                raise InputError(f"weight history: the model has no parameter {name!r}, whose weights it should follow")
+            size = parameters[name].numel()
+            if beyond := [index for index in indices if index >= size]:
+                raise InputError(
+                    f"weight history: {name!r} has {size} weights, so there is none of index {beyond[0]}; "
+                    f"expected 0 to {size - 1}"
+                )
+            drawn = self._sampled.get(name, torch.empty(0, dtype=torch.long))
+            self._sampled[name] = torch.cat([drawn, torch.tensor(indices, dtype=torch.long)]).unique()
+        return {(name, index) for name, indices in named.items() for index in indices}
 
     @torch.no_grad()
     def tick(self, model, step: int | None = None) -> None:
@@ -169,15 +188,17 @@ class WeightHistory:
         return {name: total / self.weight_sum for name, total in self._average.items()}
 
     def trajectories(self) -> list[dict]:
-        """Rows `tick, step, tensor, index, value` of the sampled weights; `index` counts in row-major order."""
+        """Rows `tick, step, tensor, index, value, named` of the sampled weights; `index` counts in row-major order,
+        `named` tells those that were asked for by name from those that chance chose."""
         rows = []
         for tick, (step, path) in enumerate(zip(self._steps, self._paths, strict=True), start=1):
             values = iter(path.tolist())
             for name, index in self._sampled.items():
                 rows += [
-                    {"tick": tick, "step": step, "tensor": name, "index": i, "value": next(values)}
+                    {"tick": tick, "step": step, "tensor": name, "index": i, "value": next(values),
+                     "named": (name, i) in self._named}
                     for i in index.tolist()
-                ]
+                ]  # fmt: skip
         return rows
 
     def options(self) -> dict:
@@ -249,10 +270,17 @@ class WeightHistoryCallback(TrainerCallback):
     Args:
         history: the accumulator, made from the model that the trainer trains.
         tick: `epoch` or `steps`; `every`: a tick every so many of them.
+        readings: further accumulators of the same run, by name, which tick along: another window, another mean.
     """
 
-    def __init__(self, history: WeightHistory, tick: str = "epoch", every: int = 1):
-        self.history, self.unit, self.every = history, tick, every
+    def __init__(
+        self,
+        history: WeightHistory,
+        tick: str = "epoch",
+        every: int = 1,
+        readings: dict[str, WeightHistory] | None = None,
+    ):
+        self.history, self.unit, self.every, self.readings = history, tick, every, readings or {}
 
     def on_step_end(self, args, state, control, model=None, **_):
         if self.unit == "steps":
@@ -262,11 +290,19 @@ class WeightHistoryCallback(TrainerCallback):
             whole = round(state.epoch)
             due = abs(state.epoch - whole) < 1e-6 and whole % self.every == 0
         if due:
-            self.history.tick(model, step=state.global_step)
+            for history in (*self.readings.values(), self.history):
+                history.tick(model, step=state.global_step)
 
     def on_save(self, args, state, control, **_):
-        self.history.save(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        for name, reading in self.readings.items():
+            (folder / name).mkdir(exist_ok=True)
+            reading.save(folder / name)
+        self.history.save(folder)  # last: a checkpoint that holds it is whole
 
     def on_train_begin(self, args, state, control, **_):
         if state.global_step > 0:  # resumed
-            self.history.load(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            self.history.load(folder)
+            for name, reading in self.readings.items():
+                reading.load(folder / name)

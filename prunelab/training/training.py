@@ -22,6 +22,7 @@ from prunelab.models.tensors import WEIGHTS, Tensors
 from prunelab.training import lowrank
 from prunelab.training.examples import Examples
 from prunelab.training.progress import Progress
+from prunelab.training.readings import histories
 from prunelab.training.taking import check_context, fetched, take
 from prunelab.training.tracker import STATE_FILE, WeightHistory, WeightHistoryCallback
 
@@ -84,11 +85,13 @@ def run(settings, task, data: Path, out: Path, seed: int, callbacks=()) -> None:
         work = Path("checkpoints") / _fingerprint(settings, seed, task.files(settings, data), callbacks)
         tensors = models.prunable_tensors(model, towers)
         adapted = lowrank.adapt(model, tensors, train.lora_rank, new) if train.parameters == "lora" else None
-        trainer, history = _trainer(train, model, tensors, examples, work, seed, callbacks)
+        trainer, history, readings = _trainer(train, model, tensors, examples, work, seed, callbacks)
         trainer.train(resume_from_checkpoint=_last_checkpoint(work))
         trainer.progress.close()
         model = lowrank.merge(adapted) if adapted else model
         _write_history(history, trainer, out / "history")
+        for name, reading in readings.items():
+            _write_reading(reading, trainer, out / "history" / name)
         _write_best(trainer, stored, out / "best")
         loading.save(model.to(stored), out)
         processor.save_pretrained(out)
@@ -104,18 +107,8 @@ def _trainer(train, model, tensors: list[dict], examples: Examples, work: Path, 
     steps_per_epoch = examples.train.steps_per_epoch
     tracker = train.tracker
     steps_per_tick = tracker.every * (steps_per_epoch if tracker.tick == "epoch" else 1)
-    history = WeightHistory(
-        model,
-        [tensor["name"] for tensor in tensors],
-        value=tracker.value,
-        weighting=tracker.weighting,
-        beta=tracker.beta,
-        window=tracker.window,
-        total_ticks=train.epochs * steps_per_epoch // steps_per_tick,
-        trajectories=tracker.trajectories,
-        seed=seed,
-        device="cpu" if tracker.memory == "cpu" else None,
-    )
+    ticks = train.epochs * steps_per_epoch // steps_per_tick
+    history, readings = histories(tracker, model, [tensor["name"] for tensor in tensors], ticks, seed)
     evaluate_every = min(train.evaluate_every_epochs, train.epochs) * steps_per_epoch
     arguments = TrainingArguments(
         output_dir=str(work),
@@ -160,10 +153,10 @@ def _trainer(train, model, tensors: list[dict], examples: Examples, work: Path, 
         train_dataset=examples.train,
         eval_dataset=examples.validation,
         data_collator=examples.collate,
-        callbacks=[*callbacks, *stopping, WeightHistoryCallback(history, "steps", steps_per_tick)],
+        callbacks=[*callbacks, *stopping, WeightHistoryCallback(history, "steps", steps_per_tick, readings)],
         progress=Progress(train.epochs * steps_per_epoch, examples.tokens_per_step, steps_per_epoch),
     )
-    return trainer, history
+    return trainer, history, readings
 
 
 def _in_bf16(train) -> bool:
@@ -198,19 +191,25 @@ def _write_history(history: WeightHistory, trainer: Trainer, folder: Path) -> No
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    folder.mkdir()
-    metadata = {"options": json.dumps(history.options())}
-    save_file(history.importance(), folder / "importance.safetensors", metadata)
-    # Whole: what was not trained is no average of anything, but belongs to the clone.
-    whole = {**_state(trainer.model), **history.average()}
-    save_file(whole, folder / "average.safetensors", metadata)
-    kinds = {"tick": pa.int32(), "step": pa.int64(), "tensor": pa.string(), "index": pa.int64(), "value": pa.float32()}
+    _write_reading(history, trainer, folder)
+    kinds = {"tick": pa.int32(), "step": pa.int64(), "tensor": pa.string(), "index": pa.int64(), "value": pa.float32(),
+             "named": pa.bool_()}  # fmt: skip
     rows = pa.Table.from_pylist(history.trajectories(), pa.schema(kinds.items()))
     pq.write_table(rows, folder / "trajectories.parquet")
     with open(folder / "curve.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, CURVE_COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(curve(trainer))
+
+
+def _write_reading(history: WeightHistory, trainer: Trainer, folder: Path) -> None:
+    """Write importance and averaged clone of a history into the new `folder`."""
+    folder.mkdir()
+    metadata = {"options": json.dumps(history.options())}
+    save_file(history.importance(), folder / "importance.safetensors", metadata)
+    # Whole: what was not trained is no average of anything, but belongs to the clone.
+    whole = {**_state(trainer.model), **history.average()}
+    save_file(whole, folder / "average.safetensors", metadata)
 
 
 def curve(trainer: Trainer) -> list[dict]:

@@ -10,7 +10,7 @@ from prunelab.command import line
 from prunelab.study import studies
 from tests.helpers import workspace
 
-VERBS = ["study", "try", "check", "results", "inspect", "predict", "export", "publish", "mirror"]
+VERBS = ["study", "try", "check", "results", "inspect", "predict", "export", "publish", "verdict", "mirror"]
 
 
 def run(*words: str, cwd=workspace.ROOT) -> subprocess.CompletedProcess:

@@ -115,7 +115,7 @@ def test_a_mistake_is_one_line_and_leaves_what_was_there(tmp_path, change, messa
 def test_a_folder_of_texts_that_holds_what_fetch_writes_is_refused_at_once(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "mine.txt").write_text("one line of mine\n" * 50)
-    split = {"by": "position", "validation_percent": 20, "test_percent": 20, "seed": 0}
+    split = {"by": "position", "validation_percent": 20, "test_percent": 20, "train_characters": None, "seed": 0}
     for name in ("data", "."):
         study(tmp_path, text={"kind": "path", "name": name}, split=split)
         done = fetch(tmp_path)

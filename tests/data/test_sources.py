@@ -375,3 +375,18 @@ def test_a_name_that_is_no_utf_8_is_hashed_as_sha256sum_prints_it(tmp_path):
 def test_a_glob_that_is_none_is_told(tmp_path):
     with pytest.raises(InputError, match=r"files: .*expected a glob such as texts/\*\*/\*\.txt"):
         archives.choose(tmp_path, ("**.txt/**a",), "texts")
+
+
+@pytest.mark.parametrize(
+    ("headers", "licence"),
+    [
+        ("License-Expression: BSD-3-Clause\nClassifier: License :: OSI Approved :: MIT License", "BSD-3-Clause"),
+        ("Classifier: Topic :: Internet\nClassifier: License :: OSI Approved :: BSD License", "BSD License"),
+        ("Classifier: Topic :: Internet", None),
+    ],
+)
+def test_a_wheel_that_says_its_licence_in_a_classifier_alone_is_taken_by_its_word(tmp_path, headers, licence):
+    metadata = tmp_path / "texts-1.0.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text(f"Metadata-Version: 2.4\nName: texts\n{headers}\n\nwords\n")
+    assert archives.wheel_licence(tmp_path) == licence

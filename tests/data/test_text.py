@@ -16,8 +16,10 @@ from prunelab.study.params import Split, Text
 from prunelab.tasks.language import crops
 
 
-def split(by="document", validation_percent=10, test_percent=10, seed=7) -> Split:
-    return Split(by=by, validation_percent=validation_percent, test_percent=test_percent, seed=seed)
+def split(by="document", validation_percent=10, test_percent=10, characters=None, seed=7) -> Split:
+    return Split(
+        by=by, validation_percent=validation_percent, test_percent=test_percent, train_characters=characters, seed=seed
+    )
 
 
 def plays(count: int, length: int = 1000) -> list[Document]:
@@ -46,6 +48,29 @@ def test_parts_come_as_near_to_their_percent_as_whole_documents_allow():
     total, largest = sum(sizes.values()), max(len(document.text) for document in whole)
     assert abs(sizes["validation"] - total * 0.10) <= largest / 2
     assert abs(sizes["test"] - total * 0.20) <= largest / 2
+
+
+@pytest.mark.parametrize("characters", [1, 4, 5, 6, 7, 10, 12])
+def test_the_first_characters_are_the_head_of_all_documents_joined(characters):
+    whole = [Document("a", "abcd"), Document("b", "efghij")]
+    joined = text.JOIN.join(document.text for document in text.first(whole, characters, "x"))
+    head = "abcd\n\nefghij"[:characters]
+    assert joined == (head if characters > 6 else "abcd"[:characters])  # no document of nothing behind the blank line
+
+
+def test_only_the_training_part_is_cut_and_one_that_is_too_short_is_told(tmp_path):
+    (tmp_path / "play.txt").write_text("".join(f"line {number}\n" for number in range(500)))
+    source = folder_source(tmp_path / "play.txt")
+    whole = text.prepare(source, split("position"), tmp_path / "whole")["parts"]
+    cut = text.prepare(source, split("position", characters=1000), tmp_path / "cut")["parts"]
+    assert cut["train"]["characters"] == 1000 and whole["train"]["characters"] > 3000
+    assert cut["validation"]["sha256"] == whole["validation"]["sha256"] and cut["test"] == whole["test"] | {
+        "characters_unseen_in_train": cut["test"]["characters_unseen_in_train"]
+    }
+    assert (tmp_path / "whole/train.txt").read_text().startswith((tmp_path / "cut/train.txt").read_text())
+    found = whole["train"]["characters"]
+    with pytest.raises(InputError, match=f"train_characters: 99999, but the training part of .*play.txt has {found};"):
+        text.prepare(source, split("position", characters=99_999), tmp_path / "short")
 
 
 def test_the_split_hangs_on_the_seed_and_not_on_the_order_of_reading():
@@ -134,7 +159,8 @@ def test_prepare_writes_three_texts_and_a_manifest_that_describes_them(tmp_path)
     ]
     assert manifest["documents"] == 9
     assert manifest["source"]["licence"] == "CC0"
-    assert manifest["split"] == {"by": "document", "validation_percent": 10, "test_percent": 10, "seed": 7}
+    told = {"by": "document", "validation_percent": 10, "test_percent": 10, "train_characters": None, "seed": 7}
+    assert manifest["split"] == told
     for part, entry in manifest["parts"].items():
         data = (tmp_path / "out" / f"{part}.txt").read_bytes()
         assert entry["sha256"] == hashlib.sha256(data).hexdigest()

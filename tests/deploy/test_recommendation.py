@@ -149,16 +149,15 @@ def test_a_named_variant_is_told_with_what_it_breaks():
     assert found["told"][1].startswith("It is named in deploy.variant, against worse_percent ≤ 2: +46.00 [")
 
 
-def test_accuracy_is_the_mean_over_tasks_which_err_independently():
-    tasks = [
-        {"acc_diff": -0.02, "acc_diff_lo": -0.05, "acc_diff_hi": 0.01},
-        {"acc_diff": 0.0, "acc_diff_lo": -0.04, "acc_diff_hi": 0.04},
-    ]
-    drop = figures.accuracy_drop([*tasks, {"acc_diff": None}])
+def test_accuracy_is_that_of_all_questions_and_its_interval_is_turned():
+    quality = {"pooled_accuracy_diff": -0.01, "pooled_accuracy_diff_lo": -0.035, "pooled_accuracy_diff_hi": 0.015}
+    drop = figures.drops(quality)
     assert drop == pytest.approx({
         "accuracy_drop_points": 1.0, "accuracy_drop_points_lo": 1 - 2.5, "accuracy_drop_points_hi": 1 + 2.5,
     })  # fmt: skip
-    assert figures.accuracy_drop([]) == figures.accuracy_drop(None) == {}
+    surer = figures.drops({f"pooled_right_probability_diff{end}": 0.02 for end in ("", "_lo", "_hi")})
+    assert surer == dict.fromkeys((f"right_probability_drop_points{end}" for end in ("", "_lo", "_hi")), -2.0)
+    assert figures.drops({"pooled_tasks": []}) == figures.drops({}) == {}
     rows = [row("dense"), row("depth-25", mb=2.4, time=0.7, **drop)]
     assert made(rows, accuracy_drop_points=4)["variant"] == "depth-25"
     assert made(rows, accuracy_drop_points=3)["variant"] == "dense"

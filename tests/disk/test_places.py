@@ -196,6 +196,7 @@ STAGES = {
     "calibrate": "--dense models/dense --data data",
     "prune": "magnitude-50 --dense models/dense",
     "further": "depth-25-recovered --dense models/dense --calibration models/calibration --data data",
+    "cells": "--dense models/dense --data data --reference results/dense --probes more/probes",
     "quality": "v --model models/v --reference results/dense",
     "reference": "--dense models/dense --data data",
     "efficiency": "v --model models/v --dense models/dense --device device.json",
@@ -204,7 +205,7 @@ STAGES = {
     "report": "--results results --models models --recommendation report/recommendation.json",
     "device": "",
 }
-OF_ITS_OWN = ["fetch", "train", "calibrate", "prune", "further"]
+OF_ITS_OWN = ["fetch", "train", "calibrate", "prune", "further", "cells"]
 
 
 @pytest.fixture

@@ -43,6 +43,8 @@ SETTINGS = {
         "country": "DEU",
         "grams_per_kwh": 344,
         "grams_source": "a test",
+        "litres_per_kwh": 1.8,
+        "litres_source": "another",
     },
 }
 # fmt: off
@@ -142,7 +144,7 @@ def windows(dense_watts, variant_watts):
 
 
 def test_energy_figures_are_those_worked_out_by_hand():
-    power = SimpleNamespace(grams_per_kwh=360.0, grams_source="a test")
+    power = SimpleNamespace(grams_per_kwh=360.0, grams_source="a test", litres_per_kwh=1.8, litres_source="another")
     idle = [Window(1.0, 8.0, None, 20.0), Window(1.0, 10.0, None, 20.0)]
     counted = {"cpu": "rapl", "gpu": "none", "ram": "model"}
     equal, other = timing(1.0, 0.99, 1.01), timing(2.0, 1.99, 2.01)  # with counters, time does not enter
@@ -150,6 +152,7 @@ def test_energy_figures_are_those_worked_out_by_hand():
     figures = session.metered_figures(other, windows(50.0, 40.0), idle, counted, power, test)
     assert figures["decode_j_per_token"] == pytest.approx(0.8, rel=0.01)
     assert figures["gco2_per_million_tokens"] == pytest.approx(80.0, rel=0.01)  # 0.8 MJ = 0.2222 kWh, times 360
+    assert figures["litres_per_million_tokens"] == pytest.approx(0.4, rel=0.01)  # times 1.8
     assert figures["decode_j_verdict"] == "less" and test["decode_j_verdict"] == "no difference"
     assert figures["energy_estimated"] is False
     assert figures["power"]["components"] == ["cpu"] and figures["power"]["idle_drift"] == pytest.approx(0.25)
@@ -158,7 +161,7 @@ def test_energy_figures_are_those_worked_out_by_hand():
 
 
 MODELLED = {"cpu": "cpu_load_model", "gpu": "none", "ram": "model"}
-POWER = SimpleNamespace(grams_per_kwh=360.0, grams_source="a test")
+POWER = SimpleNamespace(grams_per_kwh=360.0, grams_source="a test", litres_per_kwh=1.8, litres_source="another")
 IDLE = [Window(1.0, 8.0, None, 20.0), Window(1.0, 10.0, None, 20.0)]
 
 

@@ -43,6 +43,42 @@ def test_what_hangs_on_the_number_of_threads_runs_alone_with_all_of_them():
     assert run(plan) == [{"train@s1"}, {"prune@random-50-s1"}, {"train@s2"}, {"prune@wanda-50-s1"}]
 
 
+@pytest.mark.parametrize(("single", "beside"), [(True, [{"train@s1", "train@s2"}]), (False, [{"train@s1"}])])
+def test_trainings_with_one_thread_each_run_side_by_side_and_those_with_more_do_not(single, beside):
+    plan = Schedule({"train@s1": set(), "train@s2": set()}, workers=2, cores=2, trains_with_one_thread=single)
+    assert {one.threads for one in plan.ready()} == ({1} if single else {None})
+    assert run(plan)[:1] == beside
+
+
+def test_a_training_with_one_thread_leaves_the_other_cores_to_what_can_use_them():
+    needs = {"quality@random-50-s1": set(), "train@s2": set(), "reference@s1": set()}
+    plan = Schedule(needs, workers=4, cores=8, trains_with_one_thread=True)
+    assert plan.ready() == [Start("train@s2", 1), Start("quality@random-50-s1", 3), Start("reference@s1", 3)]
+    alone = Schedule({"train@s1": set()}, workers=4, cores=8, trains_with_one_thread=True)
+    assert alone.ready() == [Start("train@s1", 1)]
+
+
+def test_a_training_that_waits_starts_before_short_stages_which_can_run_beside_it():
+    needs = {f"prune@random-{rate}-s1": set() for rate in (20, 50)} | {"cells@s1": set(), "train@s3": set()}
+    plan = Schedule(needs, workers=2, cores=2, trains_with_one_thread=True)
+    assert [one.name for one in plan.ready()] == ["train@s3", "cells@s1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "may"),
+    [
+        ("train@s1", True), ("cells@s2", True), ("further@dense-retrained-s1", True),
+        ("further@random-50-retrained-s1", True), ("further@magnitude-50-recovered-int8-s1", True),
+        ("prune@gradual-magnitude-50-s1", True), ("quality@wanda-50-s1", True),
+        ("further@wanda-50-retrained-s1", False), ("further@depth-25-retrained-s1", False),
+        ("further@sparsegpt-50-recovered-s1", False), ("further@magnitude-50-retrained-int4-gptq-s1", False),
+        ("further@dense-small-s1", False), ("calibrate@s1", False), ("efficiency-dense@s1", False), ("report", False),
+    ],
+)  # fmt: skip
+def test_where_training_has_one_thread_what_only_trains_runs_beside_others(name, may):
+    assert Schedule({}, workers=2, trains_with_one_thread=True).shares(name) is may
+
+
 @pytest.mark.parametrize(
     ("name", "may"),
     [

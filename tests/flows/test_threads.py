@@ -5,11 +5,16 @@ import pytest
 import torch
 
 from prunelab import quantised
+from prunelab.models import workers
 from prunelab.pruning import pruning
 from prunelab.quality import quality
 from prunelab.quantised.layers import quantised_layers
 from prunelab.recipes import variants
-from tests.helpers import tiny
+from prunelab.recovery import recovery
+from prunelab.tasks import language
+from prunelab.tasks.language import lessons
+from prunelab.training import training
+from tests.helpers import recipes, tiny
 
 THREADS = (1, 2, 3)
 
@@ -69,3 +74,34 @@ def test_pruning_by_scores_is_the_same_to_the_last_byte_with_any_share_of_the_th
 
     one, *others = with_each_count(pruned)
     assert len(one) > 3 and all(other == one for other in others)
+
+
+def test_a_training_with_one_thread_is_the_same_to_the_last_byte_whatever_share_its_stage_gets(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipes.place()
+    wide_enough = {"n_layer": 2, "n_head": 2, "n_embd": 128, "n_positions": 32}
+    settings = recipes.settings(train={"threads": 1, "config": wide_enough, "context": 32})
+
+    def trained(count: int) -> dict[str, bytes]:
+        (out := tmp_path / f"trained-{count}").mkdir()
+        training.run(settings, language, tmp_path / "data", out, seed=1)
+        return {path.relative_to(out).as_posix(): path.read_bytes() for path in out.glob("**/*.safetensors")}
+
+    one, *others = with_each_count(trained)
+    assert len(one) == 4 and all(other == one for other in others)
+
+
+def test_retraining_with_one_thread_is_the_same_to_the_last_byte_whatever_share_its_stage_gets(tmp_path):
+    dense, variant = tiny.dense_folder(tmp_path / "dense", wide()), variants.parse("magnitude-50")
+    pruning.prune(dense, tmp_path / "sparse", pruning.Plan(variant, "uniform", "blocks", "last", seed=1))
+    text = torch.arange(2000) * 7 % 40
+    plan = recovery.Plan(3 * 8 * 32, "data", "full", 0, 1e-3, 0.1, 8, 32, seed=1, evaluate_every=2)
+
+    def retrained(count: int) -> dict[str, bytes]:
+        taught = lessons.of_tokens(text, text[:320].view(10, 32), plan.tokens, 8, 32, seed=1)
+        with workers.threads(1):
+            recovery.recover(tmp_path / "sparse", dense, out := tmp_path / str(count), "x", plan, taught)
+        return {path.name: path.read_bytes() for path in out.glob("*.safetensors")}
+
+    one, *others = with_each_count(retrained)
+    assert one and all(other == one for other in others)

@@ -226,7 +226,7 @@ def _settings(**changes):
     raw = studies.raw("default")
     raw["fetch"] |= {
         "text": {"kind": "path", "name": "../text"},
-        "split": {"by": "file", "validation_percent": 0, "test_percent": 0, "seed": 0},
+        "split": raw["fetch"]["split"] | {"by": "file", "validation_percent": 0, "test_percent": 0, "seed": 0},
         "model": {"kind": "path", "name": "published"} if changes["start"] == "fetched" else None,
     }
     raw["train"] |= {

@@ -23,6 +23,7 @@ TRAIN = {
     "windows_per_epoch": 8, "batch_size": 4, "warmup_steps": 1, "evaluate_every_epochs": 1, "validation_windows": 4,
 }  # fmt: skip
 RECOVER = {"tokens": 256, "batch_size": 4, "validation_windows": 4}
+RETRAIN = {"steps": 6, "evaluate_every": 2, "validation_windows": 4}
 
 
 @functools.cache
@@ -35,6 +36,7 @@ def settings(*further: str, **changes) -> params.Settings:
     raw = copy.deepcopy(_default())
     raw["train"] |= TRAIN
     raw["recover"] |= RECOVER
+    raw["retrain"] |= RETRAIN
     raw["prune"] |= {"methods": ["magnitude"], "rates": [50], "further": list(further)}
     for key, value in changes.items():
         raw[key] = raw[key] | value if isinstance(value, dict) else value
@@ -91,7 +93,7 @@ def count_steps(monkeypatch) -> list[str]:
         return counted
 
     monkeypatch.setattr(masking, "mask", counting(masking.mask))
-    for name in ("remove", "recover", "unpruned", "small"):
+    for name in ("remove", "recover", "retrain", "unpruned", "small"):
         monkeypatch.setattr(steps, name, counting(getattr(steps, name)))
     for name in ("in_bf16", "quantise"):
         monkeypatch.setattr(precision, name, counting(getattr(precision, name)))

@@ -9,7 +9,7 @@ ACCURACY = Headline("accuracy", "accuracy", "points", ".1f", lower_is_better=Fal
 DENSE_LOSS, DENSE_MB, DENSE_MS = 1.5, 3.2, 2.4
 NO_BUDGETS = dict.fromkeys(
     ("stored_mb", "memory_mb", "prefill_ms", "decode_ms_per_token", "joules_per_token", "worse_percent",
-     "accuracy_drop_points")
+     "accuracy_drop_points", "right_probability_drop_points")
 )  # fmt: skip
 
 

@@ -144,7 +144,8 @@ def _efficiency(variant: Variant, tag: str) -> dict:
         "decode_j_per_token": 0.067 * ratio, "decode_j_per_token_lo": 0.066 * ratio,
         "decode_j_per_token_hi": 0.068 * ratio, "prefill_j_per_token": 0.004,
         "energy_provenance": {"cpu": "cpu_load_model", "gpu": "none", "ram": "model"},
-        "energy_estimated": True, "gco2_per_million_tokens": 6.4 * ratio, "rounds": 40, "dropped_rounds": 3,
+        "energy_estimated": True, "gco2_per_million_tokens": 6.4 * ratio, "grams_per_kwh": 344.0,
+        "litres_per_million_tokens": 0.0359 * ratio, "litres_per_kwh": 1.93, "rounds": 40, "dropped_rounds": 3,
     }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from prunelab.disk.files import read_json
 from prunelab.errors import InputError
 from prunelab.making import chain, kept, masking, precision, steps
-from prunelab.models import checkpoint
+from prunelab.models import checkpoint, packed
 from prunelab.models.tensors import identity
 from prunelab.recipes import variants
 from stages import further as stage
@@ -72,6 +72,33 @@ def test_a_chain_equals_its_steps_done_one_by_one(study, beginning):
     one, other = read_json(out / "sparsity.json"), read_json("by-hand/3/sparsity.json")
     assert one["recovery"].pop("seconds") > 0 < other["recovery"].pop("seconds")
     assert one == other and one["recovery"]["from"] == beginning
+
+
+def test_the_best_checkpoint_by_magnitude_ranks_and_keeps_its_weights_whatever_the_study_prunes(study):
+    best, last = (dict(packed.unpacked(made(name, recipes.given("best-magnitude-50")))) for name in
+                  ("best-magnitude-50", "magnitude-50"))  # fmt: skip
+    assert read_json("models/best-magnitude-50/sparsity.json")["checkpoint"] == "best"
+    for name, weight in last.items():  # the best are three quarters of the last
+        assert torch.allclose(best[name], 0.75 * weight), name
+
+
+@pytest.mark.parametrize("identifier", ["magnitude-50-retrained", "dense-retrained"])
+def test_retraining_goes_on_with_the_training_and_says_which_of_its_moments_it_kept(study, identifier):
+    given = recipes.given(identifier)
+    out = made(identifier, given)
+    assert study[-1] == identifier
+    facts, train = chain.facts_of(out)["recovery"], given.settings.train
+    assert facts["steps"] == 6 and facts["source"] == "data" and facts["from"] == identifier.removesuffix("-retrained")
+    assert (facts["batch_size"], facts["weight_decay"], facts["beta2"]) == (4, train.weight_decay, train.beta2)
+    told = {row["step"]: row["validation_loss"] for row in facts["validation_curve"]}
+    assert [*told] == [0, 2, 4, 6] and told[0] == facts["validation_loss_before"]
+    assert facts["validation_loss_after"] == min(told.values()) == told[facts["kept_step"]]
+    if identifier == "dense-retrained":
+        assert read_json(out / "control.json")["dense_sha256"] == identity(Path("models/dense"))
+    else:
+        mask = {name: weight != 0 for name, weight in packed.unpacked(out)}
+        made("magnitude-50", given)
+        assert all(not mask[name][~keep].any() for name, keep in packed.masks_of(Path("models/magnitude-50")))
 
 
 @pytest.mark.parametrize(("identifier", "factor"), [("dense-average", 0.5), ("dense-best", 0.75)])

@@ -152,7 +152,7 @@ def test_another_dense_model_calibration_or_text_makes_it_anew(path, content):
 def test_other_code_or_another_library_makes_it_anew(monkeypatch):
     assert begin(recipes.given(*CHAINS)) == (True, "made")
     with monkeypatch.context() as patch:
-        patch.setattr(kept, "_code", lambda task: "another")
+        patch.setattr(kept, "code_of", lambda task: "another")
         assert begin(recipes.given(*CHAINS), content="other") == (True, "other")
     monkeypatch.setattr(kept, "version", lambda name: "9.9.9")
     assert begin(recipes.given(*CHAINS), content="newer") == (True, "newer")
@@ -166,14 +166,14 @@ def test_the_code_that_is_known_is_that_of_the_rooms_that_the_stage_is_made_of(t
 
 
 def test_another_task_or_an_edit_of_its_folder_is_other_code(tmp_path, monkeypatch):
-    assert kept._code("language") != kept._code("price")
+    assert kept.code_of("language") != kept.code_of("price")
     house = tmp_path / "prunelab"
     (house / "making").mkdir(parents=True)
     (house / "tasks" / "price" / "seeing").mkdir(parents=True)
     monkeypatch.setattr(kept, "__file__", str(house / "making" / "kept.py"))
-    before = [kept._code.__wrapped__(task) for task in ("language", "price")]
+    before = [kept.code_of.__wrapped__(task) for task in ("language", "price")]
     (house / "tasks" / "price" / "seeing" / "a.py").write_text("# an edit")
-    after = [kept._code.__wrapped__(task) for task in ("language", "price")]
+    after = [kept.code_of.__wrapped__(task) for task in ("language", "price")]
     assert after[0] == before[0] and after[1] != before[1]
 
 

@@ -110,8 +110,8 @@ def test_how_weights_are_quantised_is_the_study_s_setting_and_part_of_the_key(st
         chain.make(one, recipe, Path(f"models/{number}"))
     facts = [read_json(f"models/{number}/quantised.json") for number in range(3)]
     assert [(one["group"], one["head"]) for one in facts] == [(32, "int8"), (64, "int8"), (32, "int4")]
-    assert len({kept._key(one, recipe) for one in given}) == 3
-    assert len({kept._key(one, variants.parse("depth-50")) for one in given}) == 1  # it decides nothing before
+    assert len({kept.key_of(one, recipe) for one in given}) == 3
+    assert len({kept.key_of(one, variants.parse("depth-50")) for one in given}) == 1  # it decides nothing before
 
 
 @pytest.mark.parametrize(("identifier", "twin"), [("dense-bf16", "dense"), ("depth-50-bf16", "depth-50")])

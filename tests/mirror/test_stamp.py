@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from prunelab.mirror import stamp, store
+from prunelab.mirror import kept, stamp, store
 from stages import mirror
 from tests.helpers import finished, loopback
 from tests.helpers.finished import ROOT
@@ -35,6 +35,7 @@ def mirrored(folder: Path, runs: tuple[str, ...] = ("a", "b")) -> None:
     connection.close()
     stamp.PATH.parent.mkdir()
     stamp.PATH.write_text(json.dumps({"key": stamp.key(store.address()), "runs": runs, "link": "http://x"}))
+    kept.keep(folder / "finished")
 
 
 def known() -> bool:

@@ -24,6 +24,7 @@ from prunelab.study import params
 from prunelab.tasks import language
 from prunelab.tasks.language import lessons
 from prunelab.training import training
+from stages import probes
 from tests.helpers import recipes, tiny
 from tests.pipeline.test_pipeline import graph
 from tests.quality.test_reference import (  # noqa: F401 (a fixture)
@@ -128,13 +129,54 @@ def test_an_edited_file_of_questions_is_refused_until_dense_is_asked_again(study
     rows = [{"query": "ab", "choices": ["c d", "e f"], "gold": 0} for _ in range(4)]
     Path("questions").mkdir()
     Path("questions/x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    settings(questions={"names": ["questions/x.jsonl"], "limit": None, "shots": None})
+    settings(questions={"names": ["questions/x.jsonl"], "limit": None, "shots": None, "chat": False})
+    probes.main(["--out", "data/probes"])
     run_reference()
     Path("questions/x.jsonl").write_text("".join(json.dumps(row | {"gold": 1}) + "\n" for row in rows))
+    run_quality("x-50", "variant")  # asked what dense was asked, until the stage probes brings the other file
+    probes.main(["--out", "data/probes"])
     with pytest.raises(InputError, match="questions/x.jsonl is not the file that dense was asked; run the reference"):
         run_quality("x-50", "variant")
     run_reference()
     run_quality("x-50", "variant")
+
+
+def test_an_edited_text_is_refused_until_dense_reads_it_again(study):  # noqa: F811
+    Path("more.txt").write_text("a bc. " * 200)
+    settings(texts=["more"], further_texts={"more": {"kind": "path", "name": "more.txt"}})
+    probes.main(["--out", "data/probes"])
+    run_reference()
+    Path("more.txt").write_text("cb a. " * 200)
+    probes.main(["--out", "data/probes"])
+    with pytest.raises(InputError, match=r"quality\.texts: more is not the file that dense was asked; run the refer"):
+        run_quality("x-50", "variant")
+    run_reference()
+    run_quality("x-50", "variant")
+
+
+def test_what_is_asked_hangs_on_the_stage_probes_and_decides_judging_alone():
+    stages = graph()
+    assert {name for name, stage in stages.items() if "data/probes" in stage["deps"]} == {
+        "reference", "quality", "quality-further", "cells",
+    }  # fmt: skip
+    for name, stage in stages.items():
+        told = [one for one in stage.get("params", []) if one.split(".")[0] in ("quality", "fetch")]
+        if name in ("train", "calibrate", "prune", "further", "efficiency", "efficiency-dense", "efficiency-further"):
+            assert not told, name
+        if name == "fetch":  # sources of further texts are no part of it
+            assert told == ["fetch.text", "fetch.split", "fetch.calibration", "fetch.model"]
+    assert stages["probes"]["deps"][0] == "data/inputs/probes.json" and stages["inputs"]["always_changed"]
+
+
+def test_a_local_text_and_a_file_of_questions_are_known_by_their_content(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "more.txt").write_text("the king")
+    further = {"more": params.FurtherText(kind="path", name="more.txt")}
+    further["sums"] = params.FurtherText(kind="drawn", name="arithmetic", seed=1)
+    before = inputs.of_texts(further)
+    (tmp_path / "more.txt").write_text("the Xing")
+    after = inputs.of_texts(further)
+    assert set(before) == set(after) == {"more"} and before != after
 
 
 def test_a_variant_of_another_dense_model_is_refused(study):  # noqa: F811

@@ -55,7 +55,7 @@ def test_training_does_not_depend_on_methods_or_on_the_report():
 
 def test_the_graph_is_short_and_so_are_folders_and_files():
     lines = (imports.ROOT / "dvc.yaml").read_text(encoding="utf-8").splitlines()
-    assert len(lines) <= 300 and len(graph()) <= 18
+    assert len(lines) <= 300 and len(graph()) <= 20
     for package in ("prunelab", "stages", "flows"):
         for path in (imports.ROOT / package).rglob("*.py"):
             assert len(path.read_text(encoding="utf-8").splitlines()) <= 350, path
@@ -86,7 +86,8 @@ def test_what_is_made_for_a_seed_lies_in_that_seed_s_folders():
         whole = yaml_of(stage)
         seed = "${item.seed}" if "matrix" in stage else "${item}" if "${item}" in whole else None
         for path in re.findall(r"(?<![\w/])(?:models|results)/[^\s\"',]+", whole):
-            shared = path in ("results/device.json", "models/best", "results/energy/fetch.json")
+            once = ("results/device.json", "models/best", "results/energy/fetch.json", "results/energy/probes.json")
+            shared = path in once
             assert shared or seed in path.split("/"), (name, path)
 
 
@@ -126,7 +127,8 @@ def test_one_command_runs_every_stage_and_leaves_the_contract_s_files(study):
     masks, further, timed = ["magnitude-50", "systematic-50"], settings.prune.further, ["magnitude-50"]
     assert sorted(ids) == sorted(["dense", *masks, *further])
     assert set(ran(output)) == {
-        *PROBES, "fetch", "train@s1", "reference@s1", "calibrate@s1", "efficiency-dense@s1",
+        *PROBES, "fetch", "probes", "train@s1", "reference@s1", "calibrate@s1", "cells@s1",
+        "efficiency-dense@s1",
         "recommend", "export", "report", "mirror",
         *stages_of(("prune", "quality"), masks), *stages_of(("efficiency",), timed),
         *stages_of(("further", "quality-further", "efficiency-further"), further),
@@ -225,7 +227,7 @@ def test_an_edit_of_another_task_changes_nothing_and_one_of_its_own_trains_again
         (
             "seeds: [s1] ",
             "seeds: [s1, s2] ",
-            {"train@s2", "reference@s2", "calibrate@s2", "efficiency-dense@s2"}
+            {"train@s2", "reference@s2", "calibrate@s2", "cells@s2", "efficiency-dense@s2"}
             | stages_of(("prune", "quality"), ["magnitude-50", "systematic-50"], "s2")
             | stages_of(("efficiency",), ["magnitude-50"], "s2")
             | stages_of(
@@ -239,7 +241,7 @@ def test_an_edit_of_another_task_changes_nothing_and_one_of_its_own_trains_again
             "further: [dense-average, dense-best, depth-50-recovered]",
             "further: [dense-average, depth-50-int8, dense-best, depth-50-recovered]",
             stages_of(("further", "quality-further", "efficiency-further"), ["depth-50-int8"]),
-            {"calibrate@s1"},  # it looks which statistics are needed now, and leaves the same ones
+            {"calibrate@s1", "cells@s1"},  # they look what is needed now, and leave the same
         ),
     ],
     ids=["seed", "row"],
@@ -258,6 +260,21 @@ def test_a_seed_or_a_row_that_is_added_changes_no_other_result(study, old, new, 
     file.write_text(before)
     lock.write_text(locked)
     workspace.run(folder, "dvc", "checkout", "--force")
+
+
+@pytest.mark.slow
+def test_another_text_to_judge_by_trains_prunes_and_times_nothing(study):
+    folder, _ = study
+    file = folder / "params.yaml"
+    before = file.read_text()
+    assert "  texts: [] " in before
+    file.write_text(before.replace("  texts: [] ", "  texts: [arithmetic] "))
+    rows = ["magnitude-50", "systematic-50", "dense-average", "dense-best", "depth-50-recovered"]
+    assert changed(folder) == {
+        *PROBES, "mirror", "report", "probes", "reference@s1",
+        *stages_of(("quality",), rows[:2]), *stages_of(("quality-further",), rows[2:]),
+    }  # fmt: skip
+    file.write_text(before)
 
 
 @pytest.mark.slow

@@ -1,13 +1,16 @@
 """Pruning by scores: exact counts, the factorial's four cells, the paper's threshold."""
 
+import json
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from prunelab.disk.files import read_json
 from prunelab.errors import InputError
 from prunelab.models import models, packed
-from prunelab.models.tensors import Tensors
-from prunelab.pruning import masks, pruning
+from prunelab.models.tensors import WEIGHTS, Tensors
+from prunelab.pruning import masks, pruning, scores
 from prunelab.recipes import variants
 from tests.helpers import tiny
 
@@ -18,7 +21,20 @@ def dense(tmp_path_factory):
     torch.manual_seed(1)
     importance = {t["name"]: torch.rand(t["shape"]) for t in models.prunable_tensors(model)}
     average = {name: p.detach() + 1.0 for name, p in model.named_parameters()}
-    return tiny.dense_folder(tmp_path_factory.mktemp("models") / "dense", model, importance, average)
+    dense = tiny.dense_folder(tmp_path_factory.mktemp("models") / "dense", model, importance, average)
+    for reading, more in (("half", 2.0), ("signed-sqrt", 3.0)):
+        (dense / "history" / reading).mkdir()
+        for name, values in (("importance", {n: torch.randn_like(i) * more for n, i in importance.items()}),
+                             ("average", {n: a + more for n, a in average.items()})):  # fmt: skip
+            metadata = {"options": json.dumps({"reading of the test": reading})}
+            save_file(values, dense / "history" / reading / f"{name}.safetensors", metadata)
+    (dense / "best").mkdir()
+    save_file({n: p.detach().flip(0).contiguous() for n, p in model.named_parameters()}, dense / "best" / WEIGHTS)
+    return dense
+
+
+def history(dense, reading):
+    return load_file(dense / "history" / reading / "importance.safetensors")
 
 
 def plan(identifier, allocation="uniform", scope="blocks", which="last", seed=0):
@@ -130,6 +146,80 @@ def test_embeddings_and_a_tied_head_are_never_in_scope(dense):
     names = {tensor["name"] for tensor in read_json(dense / "prunable.json")}
     assert len(names) == 2 * 4
     assert not any("wte" in name or "wpe" in name or "lm_head" in name for name in names)
+
+
+@pytest.mark.parametrize("percent", [30, 50, 80])
+def test_a_threshold_from_history_is_one_ranking_of_final_weights_in_standard_deviations_of_it(
+    dense, tmp_path, percent
+):
+    record = pruning.prune(dense, tmp_path / "v", plan(f"history-threshold-{percent}", "global"))
+    weights, past = state(dense), history(dense, "signed-sqrt")
+    scores = {layer["name"]: weights[layer["name"]].abs() / past[layer["name"]].std() for layer in record["layers"]}
+    ranking = torch.cat([values.flatten() for values in scores.values()])
+    count = round(percent / 100 * len(ranking))
+    border = ranking.sort().values[count]
+    for name, keep in packed.masks_of(tmp_path / "v"):
+        assert torch.equal(keep, scores[name] >= border), name
+    assert sum(layer["zeros"] for layer in record["layers"]) == count
+    assert record["prune_rate"] == pytest.approx(border.item())  # the t of |w| < t·σ
+    assert record["history"] == {"reading of the test": "signed-sqrt"} and record["keep"] == "final"
+
+
+def test_in_equal_shares_a_threshold_from_history_is_magnitude_so_the_shares_are_all_it_decides(dense, tmp_path):
+    found = {}
+    for identifier in ("history-threshold-uniform-50", "magnitude-50", "history-threshold-global-50"):
+        record = pruning.prune(dense, tmp_path / identifier, plan(identifier))
+        found[identifier] = (dict(packed.masks_of(tmp_path / identifier)), record["layers"])
+    uniform, magnitude, jointly = found.values()
+    assert all(torch.equal(uniform[0][name], keep) for name, keep in magnitude[0].items())
+    assert len({layer["sparsity"] for layer in jointly[1]}) > 1
+    weights = state(dense)
+    for layer in jointly[1]:
+        name = layer["name"]
+        assert torch.equal(jointly[0][name], masks.lowest(weights[name].abs(), layer["sparsity"])), name
+
+
+def test_a_prune_rate_cuts_a_threshold_from_history_at_so_many_of_its_standard_deviations(dense, tmp_path):
+    record = pruning.prune(dense, tmp_path / "v", plan("history-threshold-sigma50", "global"))
+    weights, past = state(dense), history(dense, "signed-sqrt")
+    for name, keep in packed.masks_of(tmp_path / "v"):
+        assert torch.equal(keep, weights[name].abs() / past[name].std() >= 0.5), name
+    assert record["prune_rate"] == 0.5
+
+
+def test_sigma_divides_the_final_magnitudes_by_their_own_standard_deviation(dense, tmp_path):
+    """σ(|w|), not σ(w): that of the paper's words, and the control of a threshold from history."""
+    record = pruning.prune(dense, tmp_path / "v", plan("magnitude-sigma-60"))
+    weights = state(dense)
+    scores = {layer["name"]: weights[layer["name"]].abs() for layer in record["layers"]}
+    ranking = torch.cat([(values / values.std()).flatten() for values in scores.values()])
+    border = ranking.sort().values[round(0.6 * len(ranking))]
+    for name, keep in packed.masks_of(tmp_path / "v"):
+        assert torch.equal(keep, scores[name] / scores[name].std() >= border), name
+
+
+def test_a_window_ranks_by_its_own_history_and_keeps_its_own_clone(dense, tmp_path):
+    record = pruning.prune(dense, tmp_path / "v", plan("systematic-half-50"))
+    weights, past, found = state(dense), history(dense, "half"), dict(packed.unpacked(tmp_path / "v"))
+    for name, keep in packed.masks_of(tmp_path / "v"):
+        assert torch.equal(keep, masks.lowest(past[name].abs().T, 0.5).T), name
+        assert torch.allclose(found[name], (weights[name] + 3) * keep)
+    assert record["history"] == {"reading of the test": "half"}
+
+
+def test_a_reading_that_the_training_did_not_keep_is_named_and_nothing_is_left(dense, tmp_path):
+    with pytest.raises(InputError, match="history/quarter: missing; .* kept no reading 'quarter'"):
+        pruning.prune(dense, tmp_path / "v", plan("systematic-quarter-50"))
+    assert not (tmp_path / "v").exists()
+
+
+def test_a_layer_whose_history_has_no_spread_has_the_threshold_zero_and_stays(dense):
+    layer = scores.Layer("x", torch.tensor([[0.0, 1.0]]), history=torch.ones(1, 2))
+    assert scores.history_threshold(layer).isinf().all()
+    hand = scores.Layer("x", torch.tensor([[1.0, -2.0], [3.0, 4.0]]), history=torch.tensor([[0.0, 0.0], [2.0, 2.0]]))
+    # Squared distances from the mean 1 are 1 each, four of them over three: σ = sqrt(4/3).
+    expected = torch.tensor([[1.0, 2.0], [3.0, 4.0]]) * (3 / 4) ** 0.5
+    assert torch.allclose(scores.history_threshold(hand), expected)
 
 
 def test_a_model_without_history_says_so_and_leaves_nothing(tmp_path):

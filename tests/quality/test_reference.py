@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from prunelab.errors import InputError
 from prunelab.quality import reference
 from prunelab.training.characters import character_tokenizer
-from stages import further
+from stages import further, probes
 from stages import quality as quality_stage
 from stages import reference as reference_stage
 from tests.helpers import studies
@@ -30,8 +30,12 @@ SETTINGS = {
     "batch_tokens": 200,
     "bootstrap_draws": 200,
     "robustness": {"texts": 4, "kinds": ["typos", "drop"], "strengths_percent": [10, 30], "seed": 1},
-    "samples": {"prompts": ["ab", "c"], "tokens": 10, "temperature": 0.8, "seeds": [1]},
-    "questions": {"names": [], "limit": None, "shots": None},
+    "samples": {"prompts": ["ab", "c"], "tokens": 10, "temperature": 0.8, "seeds": [1], "chat": False},
+    "questions": {"names": [], "limit": None, "shots": None, "chat": False},
+    "texts": [],
+    "texts_windows": 8,
+    "texts_context": None,
+    "also_contexts": [],
 }
 
 
@@ -40,6 +44,7 @@ def settings(**changes) -> None:
     yaml = YAML(typ="safe", pure=True)
     content = studies.raw("default")
     content["quality"] = SETTINGS | {k: v for k, v in changes.items() if k in SETTINGS}
+    content["fetch"]["texts"] = changes.get("further_texts", {})
     content["prune"]["further"] = changes.get("further", ["dense-average", "dense-best"])
     yaml.dump(content, Path("params.yaml"))
 
@@ -112,6 +117,7 @@ def test_a_variant_is_compared_with_dense_in_everything(study, capsys):
         ("typos", 10), ("typos", 30), ("drop", 10), ("drop", 30),
     ]  # fmt: skip
     assert any(row["rise_diff"] != 0 for row in found["robustness"])
+    assert all(row["bits_diff"] != 0 for row in found["robustness"])
     assert [(one["prompt"], one["seed"]) for one in found["samples"]] == [
         ("ab", None),
         ("ab", 1),
@@ -133,7 +139,7 @@ def test_dense_does_not_differ_from_itself_and_the_best_checkpoint_may_be_dense(
     for same in (dense, best):
         assert same["loss_diff"] == same["loss_diff_lo"] == same["loss_diff_hi"] == same["kl_to_dense"] == 0
         assert same["top1_agreement"] == 1
-        assert all(row["rise_diff"] == 0 for row in same["robustness"])
+        assert all(row["rise_diff"] == row["bits_diff"] == 0 for row in same["robustness"])
     assert best["samples"] == dense["samples"]
     assert average["variant"] == "dense-average" and average["kl_to_dense"] > 0
 
@@ -197,14 +203,21 @@ def test_without_probes_and_kl_windows_nothing_is_claimed_about_them(study):
 
 
 def test_questions_are_asked_of_dense_and_variant_alike(study):
-    pytest.importorskip("lm_eval", reason="lm-eval, the extra `tasks`, is not installed")
     rows = [{"query": "ab", "choices": ["cd", "efg", "h"], "gold": number % 3} for number in range(9)]
     Path("quiz.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
-    settings(questions={"names": ["quiz.jsonl"], "limit": None, "shots": None}, further=[])
+    Path("short.jsonl").write_text("\n".join(json.dumps({"query": "ab", "answer": "h"}) for _ in range(3)))
+    settings(
+        questions={"names": ["quiz.jsonl", "short.jsonl"], "limit": None, "shots": None, "chat": False}, further=[]
+    )
+    probes.main(["--out", "data/probes"])
     run_reference()
-    (task,) = run_quality("x-50", "variant")["tasks"]
+    found = run_quality("x-50", "variant")
+    task, short = found["tasks"]
     assert (task["task"], task["questions"], task["acc"]) == ("quiz", 9, pytest.approx(1 / 3))
     assert task["acc_diff"] == 0 and task["acc_stderr"] > 0
+    assert (short["task"], short["questions"], short["chance"]) == ("short", 3, 0.0)
+    # A third is what guessing gets, and a random model writes no answer: dense tells nothing, so nothing is pooled.
+    assert [one["dense_above_chance"] for one in (task, short)] == [False, False] and found["pooled_tasks"] == []
 
 
 def test_a_reference_that_asked_other_questions_is_refused(study):

@@ -105,16 +105,26 @@ def test_two_tokens_of_one_character_leave_no_byte_to_score():
         robustness.corrupted_windows(HalvesOfCharacters(), ["🎉"], 8, ["drop"], [20], seed=1)
 
 
-def test_rises_by_hand():
+def test_differences_and_rises_by_hand():
     # Two texts of 8 scored bytes; clean 8 ln 2 nats = 1 bit a byte, corrupted 2 and 3; padding counts nothing.
     nats = 8 * math.log(2)
     nll = np.array([[nats / 2, nats / 2], [nats, np.nan], [nats, nats], [nats * 3, np.nan]], dtype=np.float32)
     found = robustness.bits(nll, np.array([8, 8, 8, 8]), cell_count=2)
     assert found == pytest.approx(np.array([[1, 1], [2, 3]]))
-    dense = np.array([[1.0, 1.0], [1.5, 2.0]])
-    (row,) = robustness.rises(found, dense, ["typos"], [5], draws=200)
+    dense = np.array([[0.5, 0.5], [1.5, 2.0]])
+    (row,) = robustness.figures(found, dense, ["typos"], [5], draws=200)
     assert (row["kind"], row["strength_percent"], row["texts"]) == ("typos", 5, 2)
     assert row["bits_per_byte"] == pytest.approx(2.5)
     assert row["rise"] == pytest.approx(1.5)  # 1 and 2
-    assert row["rise_diff"] == pytest.approx(0.75)  # 1 - 0.5 and 2 - 1
-    assert row["rise_diff_lo"] <= 0.75 <= row["rise_diff_hi"]
+    assert row["bits_diff"] == pytest.approx(0.75)  # 2 - 1.5 and 3 - 2
+    assert row["bits_diff_lo"] <= 0.75 <= row["bits_diff_hi"]
+    assert row["rise_diff"] == pytest.approx(0.25)  # 1 - 1 and 2 - 1.5
+    assert row["rise_diff_lo"] <= 0.25 <= row["rise_diff_hi"]
+
+
+def test_a_ruined_model_rises_less_than_dense_and_is_worse_all_the_same():
+    """With random weights left, 5 bits a byte are 5 bits whatever is done to the text."""
+    ruined, dense = np.array([[5.0, 5.1], [5.0, 5.2]]), np.array([[1.0, 1.2], [2.0, 2.4]])
+    (row,) = robustness.figures(ruined, dense, ["drop"], [20], draws=200)
+    assert row["rise_diff_hi"] < 0 < row["bits_diff_lo"]
+    assert row["bits_diff"] == pytest.approx(2.9)  # 3 and 2.8

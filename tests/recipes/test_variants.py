@@ -13,6 +13,12 @@ from prunelab.recipes import variants
         ("dense-average", "dense", None, None, ("average",)),
         ("dense-best", "dense", None, None, ("best",)),
         ("dense-small", "dense", None, None, ("small",)),
+        ("dense-retrained", "dense", None, None, ("retrained",)),
+        ("history-threshold-50", "history-threshold", None, "50", ()),
+        ("best-magnitude-80", "best-magnitude", None, "80", ()),
+        ("systematic-quarter-60", "systematic-quarter", None, "60", ()),
+        ("systematic-50-retrained", "systematic", None, "50", ("retrained",)),
+        ("random-60-retrained-int8", "random", None, "60", ("retrained", "int8")),
         ("dense-int8", "dense", None, None, ("int8",)),
         ("magnitude-50", "magnitude", None, "50", ()),
         ("magnitude-global-50", "magnitude", "global", "50", ()),
@@ -65,6 +71,9 @@ def test_an_id_with_a_rate_that_is_none_is_refused(identifier, rate):
         ("depth-25_recovered", "depth-25-recovered"),
         ("depth-25-int8-recovered", "depth-25-recovered-int8"),  # the order
         ("depth-25-int8-int8", "depth-25-int8"),  # once each
+        ("depth-25-retrained-recovered", "depth-25-recovered"),  # one way of training
+        ("magnitude-50-retraned", "magnitude-50-retrained"),
+        ("dense-retraind", "dense-retrained"),
         ("depth-25-int8-int4", "depth-25-int8"),  # one precision
         ("depth-25-gptq-int4", "depth-25-int4-gptq"),
         ("depth-25-int8-gptq-recovered", "depth-25-recovered-int8-gptq"),
@@ -91,11 +100,14 @@ def test_a_wrong_recipe_is_told_with_the_nearest_valid_one(wrong, valid):
     ("wrong", "told"),
     [
         ("zzz-50", "'zzz-50': there is no method 'zzz'; allowed: random, magnitude"),
-        ("qqqqqq", "'qqqqqq' is no recipe; expected <method>-<rate>[-recovered][-<precision>], such as"),
+        (
+            "qqqqqq",
+            "'qqqqqq' is no recipe; expected <method>-<rate>[-recovered|-retrained][-<precision>], such as",
+        ),
         (
             "depth-25-xyz",
-            "'depth-25-xyz' is no recipe; behind depth-25 come recovered and one of bf16, int8, int4, int8-gptq, "
-            "int4-gptq, in this order, each",
+            "'depth-25-xyz' is no recipe; behind depth-25 come one of recovered, retrained and one of bf16, int8, "
+            "int4, int8-gptq, int4-gptq, in this order, each",
         ),
         (
             "dense-xyz",
@@ -115,6 +127,8 @@ def test_what_is_like_nothing_is_told_with_what_is_allowed(wrong, told):
         ("dense", "dense", None, True),
         ("dense-average", "dense-average", None, True),
         ("dense-best", "dense-best", None, True),
+        ("dense-retrained", "dense-retrained", None, True),
+        ("random-50-retrained", "random-retrained", "mask", True),
         ("dense-small", "dense-small", None, False),
         ("dense-int8", "dense-int8", None, False),
         ("magnitude-global-50", "magnitude-global", "mask", True),

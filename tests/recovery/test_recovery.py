@@ -99,6 +99,42 @@ def test_momentum_alone_would_bring_zeros_back_and_is_held_down():
     assert weight[1] == 0 and weight[0] != 0
 
 
+def test_retraining_keeps_the_mask_and_the_moment_of_the_lowest_validation_loss(sparse, dense, tmp_path):
+    wanted = plan(evaluate_every=5, tokens=12 * 128, learning_rate=2e-2)
+    facts = recover(sparse, dense, tmp_path / "v", "magnitude-80-retrained", wanted)["recovery"]
+    told = {row["step"]: row["validation_loss"] for row in facts["validation_curve"]}
+    assert [*told] == [0, 5, 10, 12]
+    assert facts["validation_loss_after"] == min(told.values()) == told[facts["kept_step"]] < told[0]
+    assert recovery.loss(checkpoint.load(tmp_path / "v"), taught(wanted).validation) == min(told.values())
+    weights = dict(packed.unpacked(tmp_path / "v"))
+    for name, keep in packed.masks_of(sparse):
+        assert not weights[name][~keep].any() and weights[name][keep].all(), name
+
+
+def test_retraining_that_only_makes_it_worse_ends_where_it_began(sparse, dense, tmp_path):
+    wanted = plan(evaluate_every=2, tokens=6 * 128, learning_rate=0.3)
+    facts = recover(sparse, dense, tmp_path / "v", "magnitude-80-retrained", wanted)["recovery"]
+    assert facts["kept_step"] == 0 and facts["validation_loss_after"] == facts["validation_loss_before"]
+    assert min(row["validation_loss"] for row in facts["validation_curve"][1:]) > facts["validation_loss_after"]
+    before, after = (dict(packed.unpacked(folder)) for folder in (sparse, tmp_path / "v"))
+    assert all(torch.equal(after[name], weight) for name, weight in before.items())
+
+
+def test_the_best_is_looked_for_without_dropout_and_training_goes_on_with_it():
+    model = tiny.gpt2(resid_pdrop=0.9).train()
+    best = recovery.Best(model, [VALIDATION])
+    best.look(0)
+    assert model.training and best.loss == recovery.loss(model.eval(), [VALIDATION])
+
+
+def test_the_first_lessons_are_the_first_batches_every_time():
+    lessons = taught(plan()).first(3)
+    assert len(lessons.batches) == 3 and len(taught(plan()).first(10**6).batches) == 40
+    for _ in range(2):
+        seen = zip(lessons.batches, taught(plan()).batches, strict=False)
+        assert sum(torch.equal(one["input_ids"], other["input_ids"]) for one, other in seen) == 3
+
+
 @pytest.mark.parametrize("source", ["data", "teacher"])
 def test_a_smaller_model_recovers_and_stays_an_ordinary_folder(small, dense, tmp_path, source):
     from transformers import AutoModelForCausalLM

@@ -31,3 +31,29 @@ def test_a_path_is_measured_against_its_own_tensor():
     assert kinds["wide"] == kinds["narrow"] == ["grow", "grow", "diverge", "shrink", "stay flat"]
     assert found[0].steps.tolist() == [100, 200]
     assert evolution.shares(found) == {"grow": 0.4, "stay flat": 0.2, "shrink": 0.2, "diverge": 0.2}
+
+
+def walk(tensor: str, index: int, values: list[float], named: bool = False) -> list[dict]:
+    return [
+        {"tick": tick, "step": 10 * tick, "tensor": tensor, "index": index, "value": value, "named": named}
+        for tick, value in enumerate(values, start=1)
+    ]
+
+
+def test_weights_that_were_named_change_no_share():
+    rows = walk("a", 0, [0.1, 1.0]) + walk("a", 1, [1.0, 0.1]) + walk("a", 2, [0.1, 2.0], named=True)
+    found = evolution.paths(pandas.DataFrame(rows))
+    assert [path.named for path in found] == [False, False, True]
+    assert evolution.shares(found) == {"grow": 0.5, "stay flat": 0.0, "shrink": 0.5, "diverge": 0.0}
+    assert evolution.shares([path for path in found if path.named])["grow"] == 0.0
+
+
+def test_the_clearest_of_each_kind_are_picked_by_how_far_they_went():
+    ends = [(0.1, 0.9), (0.1, 0.5), (0.1, 0.7), (0.5, 0.5), (0.5, 0.52), (-0.5, 0.6)]
+    rows = [row for index, (first, last) in enumerate(ends) for row in walk("a", index, [first, last])]
+    picked = evolution.typical(
+        evolution.paths(pandas.DataFrame([*rows, *walk("a", 9, [0.1, 5.0], named=True)])), each=2
+    )
+    assert [(path.kind, path.index) for path in picked] == [
+        ("grow", 0), ("grow", 2), ("stay flat", 3), ("stay flat", 4), ("diverge", 5),
+    ]  # fmt: skip

@@ -161,7 +161,8 @@ def test_seeds_are_summed_up(tmp_path, monkeypatch):
 
 def test_depth_of_quality_is_shown_where_the_study_has_it(made, tmp_path):
     rise = {"rise": 0.2, "rise_lo": 0.1, "rise_hi": 0.3, "rise_diff": 0.05, "rise_diff_lo": 0.02, "rise_diff_hi": 0.08}
-    assert "Robustness" not in words(run(tmp_path))
+    rise |= {"bits_diff": 0.3, "bits_diff_lo": 0.2, "bits_diff_hi": 0.4}
+    assert "Corrupted text" not in words(run(tmp_path))
     for name in ("dense", "magnitude-50"):
         change(
             tmp_path / "results" / "s1" / name / "quality.json",
@@ -172,9 +173,59 @@ def test_depth_of_quality_is_shown_where_the_study_has_it(made, tmp_path):
         )
     html = run(tmp_path)
     text = words(html)
-    assert "typos 5 %" in text and "+0.050 [+0.020, +0.080]" in text
-    assert "51.2 ± 5.6" in text and "2–3" in text and "2.125" in text
+    assert "typos 5 %" in text and "+0.300 [+0.200, +0.400]" in text and "+0.050 [+0.020, +0.080]" in text
+    assert "51.2 ± 5.6" in text and "Answers" in text and "2–3" in text and "2.125" in text
     assert "The &lt;king&gt; " in html and "&amp; queen" in html  # what a model writes is never markup
+
+
+def corrupted(diff: tuple, rise: tuple) -> dict:
+    """A row of quality.json's `robustness`, with its difference to dense and that of its rise."""
+    ends = ("", "_lo", "_hi")
+    row = {"kind": "drop", "strength_percent": 20, "texts": 24, "bits_per_byte": 5.0, "rise": 0.0}
+    row |= {f"bits_diff{end}": value for end, value in zip(ends, diff, strict=True)}
+    return row | {f"rise_diff{end}": value for end, value in zip(ends, rise, strict=True)}
+
+
+def test_what_is_worse_on_corrupted_text_is_no_good_sign_however_little_it_rose(made, tmp_path):
+    worse = corrupted((3.0, 2.8, 3.2), (-1.0, -1.2, -0.8))  # of a ruined model
+    for name in ("dense", "magnitude-80"):
+        change(tmp_path / "results" / "s1" / name / "quality.json", robustness=[worse])
+    html = run(tmp_path)
+    table = html[html.index('id="robustness-table"') :]
+    table = table[: table.index("</table>")]
+    assert re.search(r'class="n bad"[^>]*>\+3\.000 \[\+2\.800, \+3\.200\]', table)
+    assert "−1.000 [−1.200, −0.800]" in table and "good" not in table
+
+
+def test_every_kind_of_text_is_told_beside_dense_and_marked_where_it_is_certain(made, tmp_path):
+    def text(name, loss, diff, unknown=0.0):
+        ends = dict(zip(("loss_diff", "loss_diff_lo", "loss_diff_hi"), diff, strict=True))
+        return {"text": name, "windows": 8, "loss": loss, "perplexity": 9.0, "unknown_percent": unknown, **ends}
+
+    for name, more in (("dense", 0.0), ("magnitude-50", 0.1)):
+        change(
+            tmp_path / "results" / "s1" / name / "quality.json",
+            texts=[
+                text("code", 2.5 + more, (more, more / 2, 2 * more), 4.0),
+                text("plays", 3.5 - more, (-more, -2 * more, -more / 2)),
+                text("dialogue", 3.0, (0.0, -0.1, 0.1)),
+            ],
+            also_contexts=[{"context": 32, **text("c32", 2.0, (more, more, more))}],
+        )
+    html = run(tmp_path)
+    table = html[html.index('id="texts-table"') :]
+    table = table[: table.index("</table>")]
+    assert ">2.500<" in table and ">3.500<" in table  # dense's own losses
+    assert re.search(r'class="n bad"[^>]*>\+0\.100 \[\+0\.050, \+0\.200\]', table)
+    assert re.search(r'class="n good"[^>]*>−0\.100 \[−0\.200, −0\.050\]', table)
+    assert re.search(r'class="n"[^>]*>\+0\.000 \[−0\.100, \+0\.100\]', table)
+    assert "Of code, 4 % of the tokens are unknown" in words(html) and "windows of 32" in words(html)
+    with open(tmp_path / "report" / "results.csv", newline="", encoding="utf-8") as file:
+        rows = {row["variant"]: row for row in csv.DictReader(file)}
+    row = rows["magnitude-50"]
+    assert float(row["loss_code"]) == 2.6 and float(row["loss_code_diff_hi"]) == 0.2
+    assert float(row["perplexity_c32"]) == 9.0 and float(row["loss_c32_diff"]) == 0.1
+    assert rows["systematic-50"]["loss_code"] == ""
 
 
 def test_recovery_is_shown_before_and_after(made, tmp_path):

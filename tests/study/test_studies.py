@@ -123,6 +123,51 @@ def test_the_config_of_another_architecture_is_whole_and_of_the_same_is_merged(f
     assert merged(folder, "train:\n  config: {n_layer: 1}\n").settings.train.config["n_embd"] == 128
 
 
+BASED = "base: long\ntrain: {epochs: 7}\nprune:\n  rates: [60]   # one\n"
+
+
+def write_long(folder: Path) -> None:
+    (folder / "long.yaml").write_text("# A long one.\ntrain: {epochs: 99, batch_size: 3}\nreport: {title: Long}\n")
+
+
+def test_a_study_that_names_a_base_differs_from_that_one(folder):
+    write_long(folder)
+    mine = merged(folder, "# A short one.\n" + BASED)
+    train = mine.settings.train
+    assert (train.epochs, train.batch_size, mine.settings.report.title) == (7, 3, "Long")
+    assert mine.settings.study == "mine" and mine.settings.prune.rates == [60]
+    assert mine.text.startswith(
+        f"# The study that runs: {folder}/mine.yaml merged onto {folder}/long.yaml and {folder}/default.yaml, complete."
+        "\n# A short one.\n\n"
+    )
+    assert "base:" not in mine.text and line(mine, "rates").endswith("# one")
+    assert studies.told(mine).splitlines() == [
+        "study mine: as the study long, but for",
+        "  train  epochs 99 → 7",
+        "  prune  rates [20, 40, 50, 60, 80] → [60]",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("base", "told"),
+    [
+        ("lnog", r"mine\.yaml: base: there is no study 'lnog' \(did you mean 'long'\?\)"),
+        ("mine", r"mine\.yaml: base: mine is based on this study itself"),
+        ("[long]", r"mine\.yaml: base: there is no study \['long'\]"),
+    ],
+)
+def test_a_base_that_is_none_is_told(folder, base, told):
+    write_long(folder)
+    with pytest.raises(InputError, match=told):
+        merged(folder, f"base: {base}\n")
+
+
+def test_two_studies_that_name_each_other_are_told(folder):
+    (folder / "long.yaml").write_text("base: mine\n")
+    with pytest.raises(InputError, match=r"long\.yaml: base: mine is based on this study itself"):
+        merged(folder, BASED)
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -201,6 +246,7 @@ def test_every_study_of_the_repository_can_be_merged_and_repeats_nothing_of_the_
     assert merge.settings.study == name
     yaml, changed = YAML(typ="safe", pure=True), {key for key, *_ in merge.differences}
     own, default = (yaml.load(ROOT / "studies" / f"{file}.yaml") for file in (name, studies.DEFAULT))
+    own.pop("base", None)
     if name != studies.DEFAULT:
         assert _leaves(own, default) <= changed
 
@@ -217,4 +263,4 @@ def _leaves(section: dict, default: dict, within: str = "") -> set[str]:
 
 def test_the_studies_are_short():
     lines = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in (ROOT / "studies").glob("*.yaml"))
-    assert lines <= 450
+    assert lines <= 620

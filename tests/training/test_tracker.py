@@ -112,6 +112,40 @@ def test_trajectories_are_the_weights_themselves():
         assert row["value"] == pytest.approx(values[row["tick"] - 1][row["index"]].item(), rel=1e-6)
 
 
+def test_weights_that_are_named_are_followed_beside_those_that_chance_chose():
+    model = tiny.gpt2()
+    name, other = "transformer.h.0.attn.c_proj.weight", "transformer.ln_f.weight"
+    drawn = WeightHistory(model, [name], trajectories=2)
+    history = WeightHistory(model, [name], trajectories=2, named={name: [0, 7], other: [3]})
+    values = []
+    for weights in snapshots(model, 2):
+        history.tick(model)
+        drawn.tick(model)
+        values.append(weights)
+    rows = history.trajectories()
+    assert {(row["tensor"], row["index"]) for row in rows if row["named"]} == {(name, 0), (name, 7), (other, 3)}
+    by_chance = {row["index"] for row in drawn.trajectories()}
+    assert {row["index"] for row in rows if row["tensor"] == name} == by_chance | {0, 7}
+    for row in rows:
+        expected = values[row["tick"] - 1][row["tensor"]].flatten()[row["index"]].item()
+        assert row["value"] == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("named", "told"),
+    [
+        ({"transformer.h.9.weight": [0]}, "the model has no parameter 'transformer.h.9.weight'"),
+        (
+            {"transformer.ln_f.bias": [1, 10**6]},
+            r"'transformer.ln_f.bias' has \d+ weights, so there is none of index 1000000",
+        ),
+    ],
+)
+def test_a_weight_that_is_not_there_is_told(named, told):
+    with pytest.raises(InputError, match=told):
+        WeightHistory(tiny.gpt2(), [], named=named)
+
+
 def test_a_state_of_other_options_is_refused(tmp_path):
     model = tiny.gpt2()
     history = WeightHistory(model, [], weighting="linear")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from prunelab.errors import InputError
@@ -83,7 +84,7 @@ def run(place, name="dense", **train):
 
 
 def same_files(one: Path, other: Path):
-    for name in ("model.safetensors", "history/importance.safetensors", "history/average.safetensors"):
+    for name in ["model.safetensors", *(path.relative_to(one) for path in one.glob("history/**/*.safetensors"))]:
         first, second = load_file(one / name), load_file(other / name)
         assert first.keys() == second.keys()
         for key in first:
@@ -127,7 +128,7 @@ def test_killed_with_kill_9_it_continues_and_ends_with_the_curve_of_an_unbroken_
 
 TRACKER = {
     "value": "absolute", "weighting": "linear", "beta": 0.9, "window": None, "tick": "epoch", "every": 1,
-    "trajectories": 2, "memory": "model",
+    "trajectories": 2, "memory": "model", "windows": {"half": 0.5}, "signed_sqrt": True,
 }  # fmt: skip
 
 
@@ -157,6 +158,18 @@ def test_the_folder_is_a_plain_hugging_face_one_with_best_and_last_and_history(p
     assert last < first - 0.2  # it learns
     importance = load_file(out / "history" / "importance.safetensors")
     assert set(importance) == {tensor["name"] for tensor in models.prunable_tensors(model)}
+
+
+def test_one_training_leaves_every_reading_that_the_tracker_keeps(place):
+    out = run(place, epochs=4, tracker={**TRACKER, "windows": {"half": 0.5, "quarter": 0.25}})
+    last, importance = load_file(out / "model.safetensors"), load_file(out / "history/quarter/importance.safetensors")
+    for name, values in importance.items():  # a quarter of four ticks is the last one
+        assert torch.allclose(values, last[name].abs(), rtol=1e-6)
+    kept = {path.parent.name: path for path in out.glob("history/*/average.safetensors")}
+    assert kept.keys() == {"half", "quarter", "signed-sqrt"}
+    with safe_open(kept["half"], "pt") as file:
+        assert json.loads(file.metadata()["options"])["window"] == 2
+        assert set(file.keys()) == last.keys()
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])

@@ -60,16 +60,16 @@ def recovery(settings, dense, data, seed):
     return lessons.lessons(settings, dense, data, seed)
 
 
-def reference(settings, dense, data, out) -> None:
+def reference(settings, dense, data, probes, out) -> None:
     from prunelab.tasks.language import judging
 
-    judging.reference(settings, dense, data, out)
+    judging.reference(settings, dense, data, probes, out)
 
 
-def judge(settings, name, model, reference, out) -> None:
+def judge(settings, name, model, reference, probes, out) -> None:
     from prunelab.tasks.language import judging
 
-    judging.judge(settings, name, model, reference, out)
+    judging.judge(settings, name, model, reference, probes, out)
 
 
 def prompt(settings, dense, tokens, batch):
@@ -79,4 +79,7 @@ def prompt(settings, dense, tokens, batch):
 
 
 def sections(study, rows) -> list:
-    return []
+    from prunelab.tasks.language import answers
+
+    found = [answers.section(study, rows)]
+    return [one for one in found if one is not None]

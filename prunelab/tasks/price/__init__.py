@@ -66,13 +66,13 @@ def prompt(settings, dense, tokens, batch):
     return prompting.prompt(settings, dense, tokens, batch)
 
 
-def reference(settings, dense, data, out) -> None:
+def reference(settings, dense, data, probes, out) -> None:
     from prunelab.tasks.price.judging import judging
 
     judging.judge_dense(settings, dense, data, out)
 
 
-def judge(settings, name, model, reference, out) -> None:
+def judge(settings, name, model, reference, probes, out) -> None:
     from prunelab.tasks.price.judging import judging
 
     judging.judge_variant(settings, name, model, reference, out)

@@ -72,6 +72,8 @@ def check(settings) -> None:
     for key in ("text", "split", "calibration"):
         if getattr(fetch, key) is not None:
             raise InputError(f"fetch.{key}: says nothing where task is price, whose rows stand in price.rows; set null")
+    if settings.quality.texts:
+        raise InputError("quality.texts: say nothing where task is price, whose models write prices alone; set []")
     if not price.rows.pass_on and fetch.remote is None:
         raise InputError(
             "fetch.remote: null, so `dvc push` would pass on what price.rows.pass_on: false keeps; set kept-here, or a "

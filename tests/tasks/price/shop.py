@@ -26,7 +26,10 @@ def settings(folder, **changed):
     """What `preparing.prepare` is called with: the section `price`, changed, its rows in `folder`."""
     rows = SETTINGS["rows"] | {"name": str(folder)} | changed.pop("rows", {})
     fetch = SimpleNamespace(text=None, split=None, calibration=None, remote=None)
-    return SimpleNamespace(price=Price.model_validate(SETTINGS | {"rows": rows} | changed), fetch=fetch)
+    return SimpleNamespace(
+        price=Price.model_validate(SETTINGS | {"rows": rows} | changed), fetch=fetch,
+        train=SimpleNamespace(epochs=1), quality=SimpleNamespace(texts=[]),
+    )  # fmt: skip
 
 
 def picture(shade: int, form: str = "PNG") -> bytes:

@@ -31,7 +31,7 @@ def study(request, tmp_path_factory):
         training.run(settings, PRICE, data, root / "dense", 1)
     samples, about = PRICE.samples(settings, root / "dense", data, 1)
     streaming.calibrate(settings, root / "dense", samples, about, root / "calibration", 1)
-    PRICE.reference(settings, root / "dense", data, root / "reference")
+    PRICE.reference(settings, root / "dense", data, root / "probes", root / "reference")
     return settings, root
 
 
@@ -40,7 +40,7 @@ def test_it_is_pruned_and_judged_beside_dense(study, name):
     settings, root = study
     plan = pruning.Plan(variants.parse(name), "uniform", "blocks", "last", 0)
     pruning.prune(root / "dense", root / name, plan, Calibration(root / "calibration"))
-    PRICE.judge(settings, name, root / name, root / "reference", root / f"{name}-judged")
+    PRICE.judge(settings, name, root / name, root / "reference", root / "probes", root / f"{name}-judged")
     said = json.loads((root / f"{name}-judged" / "quality.json").read_text())
     assert said["mae"] > 0 and said["loss"] > 0 and said["loss_diff"] != 0
     kept = [float(keep.float().mean()) for _, keep in packed.masks_of(root / name)]

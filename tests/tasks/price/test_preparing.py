@@ -338,6 +338,9 @@ def test_settings_that_the_task_cannot_use_are_told(tmp_path):
         preparing.check(kept)
     kept.fetch.remote = "kept-here"
     preparing.check(kept)
+    kept.quality.texts = ["plays"]
+    with pytest.raises(InputError, match=r"quality\.texts: say nothing where task is price"):
+        preparing.check(kept)
     kept.price = None
     with pytest.raises(InputError, match=r"price: null, but task is price"):
         preparing.check(kept)

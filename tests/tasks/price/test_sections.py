@@ -143,6 +143,7 @@ def study(tmp_path):
     )
     return SimpleNamespace(
         settings=settings, rows=rows, files=files, dense=rows[0], results=tmp_path,
+        results_of=lambda path: tmp_path / path,
         label=lambda path: path.partition("/")[2], stage=lambda kind, path: f"{kind}@{path}",
     )  # fmt: skip
 

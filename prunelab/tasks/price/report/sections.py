@@ -1,7 +1,6 @@
 """What the task price adds to the report: error against compression, calibration, examples, baselines and controls."""
 
 import json
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -71,7 +70,7 @@ def _shown(study, found: dict[str, list]) -> list[dict]:
 def read(study, row: dict) -> Judged:
     """What the model of a row answered. Raises InputError where its stage has left nothing."""
     name = "reference" if row["path"] == row["dense"] else "windows"
-    path, stage = Path(study.results) / row["path"] / f"{name}.safetensors", study.stage("quality", row["path"])
+    path, stage = study.results_of(row["path"]) / f"{name}.safetensors", study.stage("quality", row["path"])
     try:
         with safe_open(path, "np") as file:
             about = json.loads(file.metadata()["prunelab"])
