@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-from prunelab.disk.files import sha256_file
 from prunelab.errors import InputError
 from prunelab.models import loading
 from prunelab.recovery.recovery import Lessons
@@ -20,17 +19,17 @@ SCORED_TOKENS = 4096  # of validation text at once
 def lessons(settings, dense: Path, data: Path, seed: int) -> Lessons:
     """The lessons of `settings.recover`, in windows of `train.context` tokens."""
     wanted, context = settings.recover, settings.train.context
-    parts = (sha256_file(Path(data) / "text" / f"{part}.txt") for part in ("train", "validation"))
-    tokens = _tokens(Path(dense).resolve(), Path(data).resolve(), *parts)
-    held_out = windows.validation_windows(tokens["validation"], context, wanted.validation_windows)
+    train, held_out = _tokens(Path(dense).resolve(), *texts.read(data).values())
+    held_out = windows.validation_windows(held_out, context, wanted.validation_windows)
     validation = torch.stack([window["input_ids"] for window in held_out])
-    return of_tokens(tokens["train"], validation, wanted.tokens, wanted.batch_size, context, seed)
+    return of_tokens(train, validation, wanted.tokens, wanted.batch_size, context, seed)
 
 
 @functools.lru_cache(maxsize=1)
-def _tokens(dense: Path, data: Path, train: str, validation: str) -> dict[str, torch.Tensor]:
-    """The texts as tokens, encoded once for all rows that a process fine-tunes; `train`, `validation`: their hashes."""
-    return texts.of_parts(loading.tokenizer_of(dense, dense), data)
+def _tokens(dense: Path, *parts: str) -> list[torch.Tensor]:
+    """The texts `parts` as tokens of the model in `dense`, encoded once for all rows that a process fine-tunes."""
+    tokenizer = loading.tokenizer_of(dense, dense)
+    return [texts.encode(tokenizer, text) for text in parts]
 
 
 def of_tokens(train, validation, tokens: int, batch_size: int, context: int, seed: int) -> Lessons:

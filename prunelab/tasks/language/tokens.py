@@ -13,6 +13,11 @@ def encode(tokenizer, text: str) -> torch.Tensor:
     return torch.tensor(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 
-def of_parts(tokenizer, data: Path) -> dict[str, torch.Tensor]:
-    """The texts `train` and `validation` of what the stage fetch wrote into `data`."""
-    return {part: encode(tokenizer, read_text(data / "text" / f"{part}.txt")) for part in ("train", "validation")}
+def read(data) -> dict[str, str]:
+    """The texts `train` and `validation` that the stage fetch wrote into `data`. Raises InputError for one missing."""
+    return {part: read_text(Path(data) / "text" / f"{part}.txt") for part in ("train", "validation")}
+
+
+def of_parts(tokenizer, data) -> dict[str, torch.Tensor]:
+    """`read` as tokens."""
+    return {part: encode(tokenizer, text) for part, text in read(data).items()}
