@@ -4,11 +4,10 @@ import string
 from pathlib import Path
 from typing import NamedTuple
 
-from prunelab.disk.files import read_json
 from prunelab.errors import InputError, nearest
+from prunelab.tasks.price import about
 from prunelab.tasks.price.money import amount
 
-FILE = "price.json"  # beside the model: what it is asked and how its answer is read (seeing/starting.py)
 ROOM = 2  # tokens that an answer may be longer than the longest of training
 
 
@@ -18,22 +17,6 @@ class Prediction(NamedTuple):
     text: str  # the price as people read it
 
 
-def facts_of(folder) -> dict:
-    """price.json of the model in `folder`. Raises InputError where it has none, or one of another version."""
-    path = Path(folder) / FILE
-    if not path.is_file():
-        found = "no such folder" if not Path(folder).is_dir() else f"no {FILE} in it"
-        raise InputError(
-            f"{folder}: {found}; expected a model that a study of prices left, such as models/s1/dense or a variant"
-        )
-    facts = read_json(path)
-    if lacking := {"prompt", "answer", "currency", "decimals", "answer_tokens"} - set(facts):
-        raise InputError(
-            f"{path}: expected {min(lacking)!r} in it, found none; train the model again (dvc repro train)"
-        )
-    return facts
-
-
 def predict(folder, picture, columns: dict[str, str]) -> Prediction:
     """What the model in `folder` says that the thing on the file `picture` costs; columns: those of its prompt.
 
@@ -41,7 +24,7 @@ def predict(folder, picture, columns: dict[str, str]) -> Prediction:
     what needs no model is looked at before one is loaded.
     """
     folder, picture = Path(folder), Path(picture)
-    facts = facts_of(folder)
+    facts = about.read(folder)
     prompt = prompt_of(facts["prompt"], columns)
     if not picture.is_file():
         raise InputError(f"{picture}: no such file; expected a picture")

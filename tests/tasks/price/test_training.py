@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 from prunelab import tasks
 from prunelab.errors import InputError
 from prunelab.models import checkpoint
-from prunelab.tasks.price import predicting
+from prunelab.tasks.price import about
 from prunelab.tasks.price.seeing import processing
 from prunelab.training import training
 from tests.helpers import seeing
@@ -73,7 +73,7 @@ def test_what_is_written_is_a_whole_model_with_its_processor(place):
 
 def test_a_model_that_is_taken_as_it_is_can_be_asked_for_prices_and_new_eyes_cannot(place):
     dense = run(place, "dense", seeing.settings({"epochs": 0}, prune={"methods": ["magnitude"]}))
-    asked = predicting.facts_of(dense)
+    asked = about.read(dense)
     assert (asked["prompt"], asked["answer"]) == ("{picture}{rooms} rooms:", "{price}")
     with pytest.raises(InputError, match="train.epochs: 0, but the eyes of price.tower are new"):
         eyes = {"tower": dict(vars(seeing.SMALL))}

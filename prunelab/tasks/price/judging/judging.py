@@ -27,7 +27,7 @@ from prunelab.models import checkpoint, loading, workers
 from prunelab.models.tensors import identity
 from prunelab.quality import quality, reference
 from prunelab.quantised import opening
-from prunelab.tasks.price import baselines, predicting, templates
+from prunelab.tasks.price import about, baselines, predicting, templates
 from prunelab.tasks.price.judging import asking, figures
 from prunelab.tasks.price.judging.asking import HeldOut
 from prunelab.tasks.price.money import amount, digits
@@ -75,8 +75,8 @@ def judge_dense(settings, dense: Path, data: Path, out: Path) -> None:
     left = Reference(facts, asked(settings), values["loss"], values["mae"])
     out.mkdir(parents=True, exist_ok=True)
     tensors = {name: torch.from_numpy(array) for name, array in (values | _by_row(answers, held)).items()}
-    about = {"facts": facts, "asked": left.asked, "answers": _told(answers, held)}
-    reference.write(out / "reference.safetensors", tensors | _thumbnails(held), about)
+    words = {"facts": facts, "asked": left.asked, "answers": _told(answers, held)}
+    reference.write(out / "reference.safetensors", tensors | _thumbnails(held), words)
     wanted = settings.quality.bootstrap_draws
     told = summary(answers, held, left, wanted)
     told["baselines"] = {
@@ -122,9 +122,9 @@ def asked(settings) -> dict:
 
 def load(path) -> Reference:
     """Read what `judge_dense` left. Raises InputError when it is missing or broken."""
-    tensors, about = reference.read(path)
+    tensors, words = reference.read(path)
     try:
-        return Reference(about["facts"], about["asked"], tensors["loss"].numpy(), tensors["mae"].numpy())
+        return Reference(words["facts"], words["asked"], tensors["loss"].numpy(), tensors["mae"].numpy())
     except KeyError as error:
         raise InputError(f"{path}: not a reference of this task (no {error}); run the reference stage again") from None
 
@@ -140,7 +140,7 @@ def ask(model, folder: Path, name: str, held: HeldOut, settings, dense: bool = F
     if dense:
         encoding.require_answers_in_order(model, encoder, encoder.row(held.rows[0]), name)
     per_batch = max(1, settings.quality.batch_tokens // len(encoder.row(held.rows[0])["input_ids"]))
-    most = predicting.facts_of(folder)["answer_tokens"] + predicting.ROOM
+    most = about.read(folder)["answer_tokens"] + predicting.ROOM
     nats, tokens, texts = answered(model, encoder, held.rows, most, per_batch)
     if not np.isfinite(nats).all():
         broken = int((~np.isfinite(nats)).sum())

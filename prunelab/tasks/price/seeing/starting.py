@@ -9,7 +9,7 @@ from prunelab.disk.files import write_json
 from prunelab.errors import InputError
 from prunelab.models import composites, loading, models, owncode
 from prunelab.models.tensors import stored_dtype, weight_files
-from prunelab.tasks.price import predicting
+from prunelab.tasks.price import about
 from prunelab.tasks.price.rows import PARTS, of_part
 from prunelab.tasks.price.seeing import composing, processing
 from prunelab.tasks.price.seeing.examples import folder_of
@@ -72,7 +72,7 @@ def beside(settings, data, model) -> None:
         "decimals": price.decimals,
         "answer_tokens": max(tokens) + 1,  # of the longest answer of training, with the token that ends it
     }
-    write_json(Path(model) / predicting.FILE, facts)
+    write_json(Path(model) / about.FILE, facts)
 
 
 def files(settings, data) -> list[Path]:
