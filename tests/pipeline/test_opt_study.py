@@ -7,7 +7,20 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from stages import calibrate, device, efficiency, export, fetch, prune, quality, recommend, reference, report, train
+from stages import (
+    calibrate,
+    device,
+    efficiency,
+    export,
+    fetch,
+    probes,
+    prune,
+    quality,
+    recommend,
+    reference,
+    report,
+    train,
+)
 from tests.helpers import decoders, studies
 
 WORDS = "the of and to in that is was with for his her their from which had not but all one were this they"
@@ -64,6 +77,7 @@ def settings(folder) -> None:
     study["quality"] |= {"context": 24, "kl_windows": 4, "batch_tokens": 96, "bootstrap_draws": 200}
     study["quality"]["robustness"]["texts"] = 0
     study["quality"]["samples"]["prompts"] = []
+    study["quality"]["questions"]["names"] = []  # its tokenizer knows twenty words
     study["efficiency"] |= {"seconds": 0.05, "prompt_tokens": [8], "output_tokens": 3}
     study["energy"] |= {"seconds": 0.05, "window_seconds": 0.01, "idle_seconds": 0.01}
     study["prune"]["further"] = []
@@ -87,6 +101,7 @@ def study(tmp_path_factory):
     try:
         run(device, "--out results/device.json")
         run(fetch, "--out data/fetched")
+        run(probes, "--out data/probes")
         run(train, "--data data/fetched --out models/s1/dense")
         run(reference, "--dense models/s1/dense --data data/fetched --out results/s1/dense")
         run(calibrate, "--dense models/s1/dense --data data/fetched --out models/s1/calibration")

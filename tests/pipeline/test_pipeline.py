@@ -271,7 +271,7 @@ def test_another_text_to_judge_by_trains_prunes_and_times_nothing(study):
     file.write_text(before.replace("  texts: [] ", "  texts: [arithmetic] "))
     rows = ["magnitude-50", "systematic-50", "dense-average", "dense-best", "depth-50-recovered"]
     assert changed(folder) == {
-        *PROBES, "mirror", "report", "probes", "reference@s1",
+        *PROBES, "mirror", "report", "probes", "reference@s1", "cells@s1",
         *stages_of(("quality",), rows[:2]), *stages_of(("quality-further",), rows[2:]),
     }  # fmt: skip
     file.write_text(before)
