@@ -170,8 +170,8 @@ def answered(model, encoder, rows: list[dict], most: int, per_batch: int) -> tup
     def both(part: list[dict]) -> list[tuple[float, int, str]]:
         with ENCODING:
             prompts = [encoder.prompt(row) for row in part]
-            rows = [encoder.answered(row, prompt) for row, prompt in zip(part, prompts, strict=True)]
-        scored = losses(model, encoder.collate(rows))
+            whole = [encoder.answered(row, prompt) for row, prompt in zip(part, prompts, strict=True)]
+        scored = losses(model, encoder.collate(whole))
         return list(zip(*scored, encoding.answers(model, encoder, prompts, most, per_batch), strict=True))
 
     with loading.quiet():  # which each thread then finds as it leaves it
