@@ -4,8 +4,8 @@ Three kinds of stage, told by the name:
 
 - *measuring* ones read time and energy: alone, when nothing else is left to do;
 - those that *share* the machine run side by side, each with its share of the threads, because how many threads they
-  get changes no digit of what they find: scoring a model, pruning by scores that are there already, other weights in
-  the dense model, the same in fewer bits (tests/flows/test_threads.py);
+  get changes no digit of what they find: bringing texts, scoring a model, pruning by scores that are there already,
+  other weights in the dense model, the same in fewer bits (tests/flows/test_threads.py);
 - all others compute sums whose last digits hang on the number of threads (a model trained with one thread and with two
   differs), so they run alone with every thread, as they do in a plain `dvc repro`: what a study finds must not depend
   on what happened to run beside it. Those that only train share the machine too where `train.threads` is 1: each has
@@ -146,7 +146,7 @@ def shares(name: str) -> bool:
         return not method.trains and not method.runs_model
     if kind == "further" and recipe is not None:
         return recipe.prunes is None and recipe.id != "dense-small" and not recipe.rounds_by_text
-    return kind == "reference" or kind.startswith("quality")
+    return kind in ("probes", "reference") or kind.startswith("quality")
 
 
 def trains(name: str) -> bool:

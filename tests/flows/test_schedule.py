@@ -50,6 +50,14 @@ def test_trainings_with_one_thread_each_run_side_by_side_and_those_with_more_do_
     assert run(plan)[:1] == beside
 
 
+def test_no_core_is_idle_beside_the_last_training_of_an_odd_number():
+    """Texts are brought beside it, so that models can be judged that are there already."""
+    needs = {f"train@s{seed}": set() for seed in (1, 2, 3)} | {"probes": set()}
+    needs |= {"reference@s1": {"train@s1", "probes"}, "cells@s1": {"reference@s1"}}
+    together = run(Schedule(needs, workers=2, cores=2, trains_with_one_thread=True))
+    assert together[:3] == [{"train@s1", "train@s2"}, {"train@s2", "train@s3"}, {"train@s3", "probes"}]
+
+
 def test_a_training_with_one_thread_leaves_the_other_cores_to_what_can_use_them():
     needs = {"quality@random-50-s1": set(), "train@s2": set(), "reference@s1": set()}
     plan = Schedule(needs, workers=4, cores=8, trains_with_one_thread=True)
