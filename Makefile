@@ -2,6 +2,7 @@
 # make study STUDY=name the study of studies/name.yaml
 # make verdict          the two studies that hold the paper's claim against plain magnitude, and what they say together
 # make test             every test        make test-fast   the fast ones, while you work
+# make test-gpu         those that need a CUDA GPU, each against the CPU; without one they skip
 # make ui               MLflow in a browser
 #
 # PYTHON    the interpreter that makes .venv (3.11 is tested)
@@ -20,7 +21,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 
-.PHONY: study verdict test test-fast test-slow lint ui clean
+.PHONY: study verdict test test-fast test-slow test-gpu lint ui clean
 
 study: .venv/installed
 	@python -m flows.local $(if $(STUDY),--study "$(STUDY)")
@@ -33,12 +34,17 @@ verdict: .venv/installed
 
 test: .venv/installed lint test-fast test-slow
 
-# One process a core, each computing with one thread: threads that share a core wait for each other.
+# One process a core, each computing with one thread: threads that share a core wait for each other. They say what the
+# CPU computes, so a GPU is hidden from them.
 test-fast: .venv/installed
-	OMP_NUM_THREADS=1 python -m pytest -q -m "not slow" -n auto --dist loadfile
+	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 python -m pytest -q -m "not slow and not gpu" -n auto --dist loadfile
 
 test-slow: .venv/installed
-	OMP_NUM_THREADS=1 python -m pytest -q -m slow -n auto --dist loadfile
+	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 python -m pytest -q -m slow -n auto --dist loadfile
+
+# One after the other: they share the card, and some measure on it.
+test-gpu: .venv/installed
+	python -m pytest -q -m gpu tests/gpu
 
 lint: .venv/installed
 	ruff check .

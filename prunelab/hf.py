@@ -56,6 +56,8 @@ class Quantiser(HfQuantizer):
         for layer in self._layers.values():
             del layer.__dict__["weight"]
         files.fill_layers(self._layers, Tensors(self._folder), self._folder)
+        for layer in self._layers.values():
+            layer.to(model.device)  # read into main memory, where `device_map` has put all else on a GPU already
         del self._layers
         return model
 

@@ -177,11 +177,12 @@ def macs_per_token(model, inputs: latency.Inputs) -> int | None:
 
 
 def _formulas() -> dict:
-    """Operations (two a multiply-accumulate) of operators that torch's own table (2.13) does not have."""
-    from torch.utils.flop_counter import sdpa_flop_count
+    """Operations (two a multiply-accumulate) of operators that torch's own table (2.13) does not have, or has wrong."""
 
     def fused_attention(query_shape, key_shape, value_shape, *options, **named):
-        return sdpa_flop_count(query_shape, key_shape, value_shape)
+        """Not torch's own, which in 2.11 refuses query heads that share keys and values."""
+        batch, heads, queries, width = query_shape
+        return 2 * batch * heads * queries * key_shape[-2] * (width + value_shape[-1])
 
     def integer_product(left_shape, right_shape, *options, **named):
         return 2 * left_shape[0] * left_shape[1] * right_shape[1]
@@ -196,7 +197,10 @@ def _formulas() -> dict:
         return 2 * groups * left_shape[-2] * left_shape[-1] * right_shape[-1]
 
     formulas = {
-        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: fused_attention,  # of CPUs
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: fused_attention,
+        torch.ops.aten._scaled_dot_product_flash_attention: fused_attention,  # this and the next two of GPUs
+        torch.ops.aten._scaled_dot_product_efficient_attention: fused_attention,
+        torch.ops.aten._scaled_dot_product_cudnn_attention: fused_attention,
         torch.ops.aten._int_mm: integer_product,
         torch.ops.aten._weight_int8pack_mm: of_packed_rows,
         torch.ops.aten._weight_int4pack_mm_for_cpu: of_packed_rows,

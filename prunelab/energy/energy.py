@@ -170,12 +170,24 @@ def busy_seconds(root: Path = Path("/")) -> float | None:
 
 
 def _nvidia_counters() -> dict:
+    """Of the GPUs that CUDA_VISIBLE_DEVICES names, by index or the beginning of their UUID; of all where it names none.
+
+    As CodeCarbon takes them: on a machine of several workers, each with a GPU of its own, both bill the same one.
+    """
     import pynvml
 
     pynvml.nvmlInit()
-    handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
-    values = {str(i): pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3 for i, handle in enumerate(handles)}
-    return {"gpu": {name: (value, float("inf")) for name, value in values.items()}}
+    named = [part.strip() for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if part.strip()]
+    handles = {index: pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())}
+    if named:
+        uuids = {index: pynvml.nvmlDeviceGetUUID(handle) for index, handle in handles.items()}
+        handles = {
+            index: handle
+            for index, handle in handles.items()
+            if any(str(index) == one or (len(one) > 4 and uuids[index].startswith(one)) for one in named)
+        }
+    values = {str(i): pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3 for i, handle in handles.items()}
+    return {"gpu": {name: (value, float("inf")) for name, value in values.items()}} if values else {}
 
 
 def _pairs(before: dict, after: dict):

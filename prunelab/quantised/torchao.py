@@ -3,7 +3,7 @@
 The same levels and the same scales, blocks alone: torchao leaves head and embedding as they are, so they are written as
 the values that their int8 stands for, and the file is larger by that. Its int4 wants kernels of a CUDA package (mslk)
 already to be made, so there is none. torchao's products of int8 weights are slow on a CPU without its compiler; the
-format is for machines that have another way to run it, such as a GPU, on none of which it was tried here.
+format is for machines that have another way to run it, such as a GPU (docs/gpu.md).
 """
 
 import tempfile

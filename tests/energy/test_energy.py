@@ -1,6 +1,8 @@
 import json
 import math
+import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -135,6 +137,27 @@ def test_the_bill_names_what_it_could_not_price_and_whether_it_is_estimated():
         "estimated": True,
     }
     assert energy.bill({"train": read}, session)["estimated"] is False
+
+
+@pytest.mark.parametrize(
+    ("named", "read"), [(None, "01"), ("", "01"), ("1", "1"), ("GPU-bbbb", "1"), ("0,1", "01"), ("-1", "")]
+)
+def test_a_worker_bills_the_gpus_that_it_may_use(tmp_path, monkeypatch, named, read):
+    """Beside another worker's, on a machine with several. CodeCarbon goes by the same variable."""
+    nvml = SimpleNamespace(
+        nvmlInit=lambda: None,
+        nvmlDeviceGetCount=lambda: 2,
+        nvmlDeviceGetHandleByIndex=lambda index: index,
+        nvmlDeviceGetUUID=lambda handle: ("GPU-aaaa-1", "GPU-bbbb-2")[handle],
+        nvmlDeviceGetTotalEnergyConsumption=lambda handle: 1000 * (handle + 5),
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    (tmp_path / "proc/driver/nvidia").mkdir(parents=True)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if named is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    found = energy.read_counters(tmp_path)
+    assert found.get("gpu", {}) == {index: (5.0 + int(index), math.inf) for index in read}
 
 
 def test_grams_are_kilowatt_hours_times_the_stated_intensity():

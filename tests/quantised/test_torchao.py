@@ -9,7 +9,7 @@ import torch
 
 from prunelab.errors import InputError
 from prunelab.models import checkpoint
-from prunelab.quantised import files, torchao
+from prunelab.quantised import files, kernels, torchao
 from prunelab.quantised.layers import dense_products
 from tests.helpers import tiny
 from tests.quantised.test_files import MODELS, llama, logits, written
@@ -25,7 +25,8 @@ def test_the_values_that_a_folder_stands_for_are_a_plain_model(tmp_path, kind, p
     assert plain.dtype == quantised.dtype
     with dense_products(quantised):
         apart = (logits(plain) - logits(quantised)).norm() / logits(plain).norm()
-    assert apart < (1e-5 if plain.dtype == torch.float32 else 0.02)
+    rounds = torch.bfloat16 in (plain.dtype, kernels.product_dtype(plain.dtype))  # the machine may multiply in it
+    assert apart < (0.02 if rounds else 1e-5)
 
 
 def test_a_process_without_prunelab_loads_the_same_int8_model(tmp_path):
