@@ -64,9 +64,10 @@ def entries(settings: params.Settings) -> list[Entry]:
     options |= {"scope": settings.prune.scope, "checkpoint": settings.prune.checkpoint}
     advice, made = files.read_json(REPORT / "recommendation.json"), []
     stands = {row["variant"]: row for row in advice["rows"]}
+    by_row = _by_row(outputs)
     for path in paths:
         row = rows[path]
-        own = {place: out for place, out in outputs.items() if path in (_row_of(place), _row_of(Path(place).parent))}
+        own = by_row.get(path, {})
         weights = f"models/{path}"
         curve = _curve(Path(weights)) if path == row["dense"] else []
         chosen = {key: str(row.get(key) or "none") for key in IDENTITY}
@@ -107,6 +108,15 @@ def entries(settings: params.Settings) -> list[Entry]:
         )
     )
     return made
+
+
+def _by_row(outputs: dict[str, tuple[str, str]]) -> dict[str, dict[str, tuple[str, str]]]:
+    """Those of each row: its folder, or what lies in it. One walk, because a study may have 500 rows."""
+    found: dict[str, dict[str, tuple[str, str]]] = {}
+    for place, out in outputs.items():
+        for row in (_row_of(place), _row_of(Path(place).parent)):
+            found.setdefault(row, {})[place] = out
+    return found
 
 
 def _row_of(place) -> str:
