@@ -52,7 +52,7 @@ lint: .venv/installed
 	lint-imports --no-cache
 
 ui: .venv/installed
-	mlflow ui --backend-store-uri sqlite:///mlflow.db --port $(PORT)
+	mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port $(PORT)
 
 # The exact tested versions. The stamp is written last, so that an install that was cut off starts again.
 .venv/installed: pyproject.toml constraints.txt

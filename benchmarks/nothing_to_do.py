@@ -59,11 +59,10 @@ def with_placeholders(folder: Path, study: str, keep: tuple[str, ...]) -> Path:
     yaml = YAML()
     graph = yaml.load(folder / "dvc.yaml")
     for name, stage in graph["stages"].items():
-        body = stage.get("do", stage)
-        outs = [out if isinstance(out, str) else next(iter(out)) for out in body.get("outs", [])]
+        outs = [out if isinstance(out, str) else next(iter(out)) for out in stage.get("outs", [])]
         if name not in keep:
             made = " && ".join(f"mkdir -p $(dirname {out}) && cp placeholder.csv {out}" for out in outs)
-            body["cmd"] = made or "true"
+            stage["cmd"] = made or "true"
     yaml.dump(graph, folder / "dvc.yaml")
     workspace.run(folder, "dvc", "repro")
     return folder

@@ -1,14 +1,29 @@
 """A user's mistake is told in one line; a bug of ours keeps its traceback."""
 
 import errno
+import re
 import sys
 
 # What the system refuses whatever the program does: no rights, no space, a file system that is read only.
 REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 
+# What somebody logs in with, in an address: up to the last @ before its path; in a database's the password may hold a
+# slash. And what stands behind a question mark under a name that says it is secret.
+LOGIN = re.compile(
+    r"(?P<scheme>\bhttps?://)[^\s/'\"]*@|(?P<other>\b(?!https?:)[a-z][\w+.-]*://)[^\s/@:'\"]*(:[^\s'\"]*)?@", re.I
+)
+SECRET = re.compile(
+    r"([?&](?:[\w-]*(?:password|passwd|secret|token|signature|credential)|api_?key|sig|pwd)=)[^&\s'\"]*", re.I
+)
+
 
 class InputError(ValueError):
     """Bad input. Its text is one line: the thing, what was expected and found, what to do."""
+
+
+def without_secrets(text: str) -> str:
+    """`text` without what somebody logs in with, wherever an address in it holds that."""
+    return SECRET.sub(r"\1…", LOGIN.sub(lambda match: match["scheme"] or match["other"], text))
 
 
 def in_one_line(error: Exception, longest: int = 240) -> str:
@@ -33,8 +48,9 @@ def nearest(word: str, known, bare: bool = False) -> str | None:
 def exit_cleanly(main) -> None:
     """Run a command's `main()`; an `InputError`, or what the system refuses, becomes one line and exit code 1.
 
-    What the terminal's or a log's encoding does not have is printed as a question mark: under LC_ALL=C a stage would
-    measure for an hour and then fail at the dots of its last line.
+    Log-ins in addresses are left out of it, such as a package index's in what pip says. What the terminal's or a log's
+    encoding does not have is printed as a question mark: under LC_ALL=C a stage would measure for an hour and then fail
+    at the dots of its last line.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a notebook's has not
@@ -49,5 +65,5 @@ def exit_cleanly(main) -> None:
         told = f"{error.filename or 'a file'}: {error.strerror}; give it the rights or the space, or name another place"
     else:
         return
-    print("error: " + " ".join(told.split()), file=sys.stderr)
+    print("error: " + without_secrets(" ".join(told.split())), file=sys.stderr)
     sys.exit(1)

@@ -13,7 +13,7 @@ from prunelab import tasks
 from prunelab.disk.files import whole_directory, write_json
 from prunelab.energy import energy
 from prunelab.errors import exit_cleanly
-from prunelab.study import params
+from prunelab.study import naming, params
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -21,9 +21,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--dense", type=Path, required=True, help="folder of the dense model")
     parser.add_argument("--data", type=Path, required=True, help="folder that the stage fetch wrote")
     parser.add_argument("--out", type=Path, required=True, help="folder of samples and statistics")
-    parser.add_argument("--seed", default=params.FIRST_SEED, help="tag of the seed, such as s2 (s1: calibrate.seed)")
+    naming.add_seed(parser, "tag of the seed, such as s2 (s1: calibrate.seed)")
     parser.add_argument("--energy", type=Path, help="JSON file that books what this stage used")
-    arguments = parser.parse_args(argv)
+    arguments = naming.parse(parser, argv)
 
     settings = params.load()
     with energy.stage_meter(

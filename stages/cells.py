@@ -12,6 +12,7 @@ from prunelab.disk import places
 from prunelab.energy import energy
 from prunelab.errors import exit_cleanly
 from prunelab.making import given
+from prunelab.study import naming
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -19,7 +20,7 @@ def main(argv: list[str] | None = None) -> None:
     given.add_options(parser)
     parser.add_argument("--reference", type=Path, required=True, help="results of the dense model")
     parser.add_argument("--probes", type=Path, default=Path("data/probes"), help="folder of the stage probes")
-    arguments = parser.parse_args(argv)
+    arguments = naming.parse(parser, argv)
     places.check_folder(arguments.out, arguments.reference, arguments.probes)
     told = given.of_options(arguments, tasks.of)
     long = any(told.takes_long(variant) for variant in told.settings.prune.cell_variants)

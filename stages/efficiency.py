@@ -19,12 +19,13 @@ from prunelab.disk import files, places
 from prunelab.efficiency import device
 from prunelab.energy import energy
 from prunelab.recipes import variants
-from prunelab.study import params
+from prunelab.study import naming, params
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.efficiency", description=__doc__.partition("\n")[0])
-    parser.add_argument("variant", help="its id, such as wanda-50, or dense for the A/A test")
+    naming.add_variant(parser, "its id, such as wanda-50, or dense for the A/A test")
+    naming.add_seed(parser, "tag of the seed, such as s2, for @seed in the paths")
     parser.add_argument("--model", type=Path, required=True, help="folder of the variant")
     parser.add_argument("--dense", type=Path, required=True, help="folder of its dense model")
     parser.add_argument("--device", type=Path, required=True, help="fingerprint of this machine")
@@ -36,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
         action="store_true",
         help="note a variant that multiplies what another row multiplies (zeros or other values), do not time it",
     )
-    arguments = parser.parse_args(argv)
+    arguments = naming.parse(parser, argv)
     places.check_shared(arguments.out, arguments.model, arguments.dense)
     name = f"efficiency-{arguments.variant}"
     with energy.stage_meter(name, arguments.energy):

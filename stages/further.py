@@ -11,13 +11,14 @@ from prunelab.energy import energy
 from prunelab.errors import exit_cleanly
 from prunelab.making import given
 from prunelab.recipes import variants
+from prunelab.study import naming
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.further", description=__doc__.partition("\n")[0])
-    parser.add_argument("variant", help="its id, such as depth-25, wanda-50-recovered or dense-int4")
+    naming.add_variant(parser, "its id, such as depth-25, wanda-50-recovered or dense-int4")
     given.add_options(parser)
-    arguments = parser.parse_args(argv)
+    arguments = naming.parse(parser, argv)
     told = given.of_options(arguments, tasks.of)
     variant = variants.parse(arguments.variant)
     long = told.takes_long(variant)

@@ -11,13 +11,14 @@ from prunelab.energy import energy
 from prunelab.errors import InputError, exit_cleanly
 from prunelab.making import given, kept, masking
 from prunelab.recipes import variants
+from prunelab.study import naming
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.prune", description=__doc__.partition("\n")[0])
-    parser.add_argument("variant", help="<method>[-<allocation>]-<rate>, such as wanda-50")
+    naming.add_variant(parser, "<method>[-<allocation>]-<rate>, such as wanda-50")
     given.add_options(parser)
-    arguments = parser.parse_args(argv)
+    arguments = naming.parse(parser, argv)
     told = given.of_options(arguments, tasks.of)
     variant = variants.parse(arguments.variant)
     if variant.prunes != "mask" or variant.steps:

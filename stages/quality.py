@@ -11,18 +11,19 @@ from pathlib import Path
 from prunelab import errors, tasks
 from prunelab.disk import places
 from prunelab.energy import energy
-from prunelab.study import params
+from prunelab.study import naming, params
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("variant", help="its id, such as wanda-50")
+    naming.add_variant(parser, "its id, such as wanda-50")
+    naming.add_seed(parser, "tag of the seed, such as s2, for @seed in the paths")
     parser.add_argument("--model", type=Path, required=True, help="folder of the variant")
     parser.add_argument("--reference", type=Path, required=True, help="results of its dense model")
     parser.add_argument("--probes", type=Path, default=Path("data/probes"), help="folder of the stage probes")
     parser.add_argument("--out", type=Path, required=True, help="folder for its results")
     parser.add_argument("--energy", type=Path, help="JSON file that books what this stage itself used")
-    arguments = parser.parse_args(argv)
+    arguments = naming.parse(parser, argv)
     places.check_shared(arguments.out, arguments.model, arguments.reference)
     with energy.stage_meter(f"quality-{arguments.variant}", arguments.energy):
         settings = params.load()

@@ -11,7 +11,7 @@ from pathlib import Path
 from prunelab import errors, tasks
 from prunelab.disk import places
 from prunelab.energy import energy
-from prunelab.study import params
+from prunelab.study import naming, params
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -21,7 +21,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--probes", type=Path, default=Path("data/probes"), help="folder of the stage probes")
     parser.add_argument("--out", type=Path, required=True, help="folder of its results")
     parser.add_argument("--energy", type=Path, help="JSON file that books what this stage itself used")
-    arguments = parser.parse_args(argv)
+    naming.add_seed(parser, "tag of the seed, such as s2, for @seed in the paths")
+    arguments = naming.parse(parser, argv)
     places.check_shared(arguments.out, arguments.dense, arguments.data)
     with energy.stage_meter("reference", arguments.energy):
         settings = params.load()

@@ -13,19 +13,20 @@ from prunelab import errors
 from prunelab.disk import files, places
 from prunelab.efficiency import device
 from prunelab.energy import energy
-from prunelab.study import params
+from prunelab.study import naming, params
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.runtimes", description=__doc__.partition("\n")[0])
-    parser.add_argument("variant", help="its id, such as depth-25, or dense")
+    naming.add_variant(parser, "its id, such as depth-25, or dense")
+    naming.add_seed(parser, "tag of the seed, such as s2, for @seed in the paths")
     parser.add_argument("--model", type=Path, required=True, help="folder of the variant")
     parser.add_argument("--dense", type=Path, required=True, help="folder of its dense model")
     parser.add_argument("--device", type=Path, required=True, help="fingerprint of this machine")
     parser.add_argument("--session", type=Path, required=True, help="efficiency.json of the dense model")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--energy", type=Path, help="JSON file that books what this stage itself used")
-    arguments = parser.parse_args(argv)
+    arguments = naming.parse(parser, argv)
     places.check_shared(arguments.out, arguments.model, arguments.dense)
     settings, machine = params.load(), files.read_json(arguments.device)
     session = files.read_json(arguments.session)

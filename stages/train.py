@@ -9,16 +9,16 @@ from prunelab.disk import places
 from prunelab.disk.files import whole_directory
 from prunelab.energy import energy
 from prunelab.errors import exit_cleanly
-from prunelab.study import params
+from prunelab.study import naming, params
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.train", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder that the stage fetch wrote")
     parser.add_argument("--out", type=Path, required=True, help="folder of the dense model")
-    parser.add_argument("--seed", default=params.FIRST_SEED, help="tag of the seed, such as s2 (s1: the study's own)")
+    naming.add_seed(parser)
     parser.add_argument("--energy", type=Path, help="JSON file that books what this stage used")
-    arguments = parser.parse_args(argv)
+    arguments = naming.parse(parser, argv)
 
     settings = params.load()
     places.check_folder(arguments.out, arguments.data)

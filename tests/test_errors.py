@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from prunelab import errors
+
 ASCII = [{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"PYTHONIOENCODING": "ascii"}]
 
 
@@ -25,6 +27,31 @@ def test_a_mistake_is_one_line_in_any_locale(variables):
     main = r"def main(): raise errors.InputError('caf\u00e9:\n no such study')"
     done = run(f"{main}\nerrors.exit_cleanly(main)", **variables)
     assert done.returncode == 1 and done.stderr == b"error: caf?: no such study\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("no answer of http://me:hidden@host:5000/a", "no answer of http://host:5000/a"),
+        ("'https://hidden@host/x' and https://me:hid@den@host", "'https://host/x' and https://host"),
+        ("postgresql+psycopg2://me:hid/den@host/db", "postgresql+psycopg2://host/db"),  # SQLAlchemy takes a slash
+        ("https://host/a?X-Amz-Signature=hidden&part=1", "https://host/a?X-Amz-Signature=…&part=1"),
+        ("https://host/a?x=1&api_key=hidden", "https://host/a?x=1&api_key=…"),
+    ],
+)
+def test_what_an_address_logs_in_with_is_left_out_of_the_line_of_a_mistake(text, told):
+    assert errors.without_secrets(text) == told
+    done = run(f"def main(): raise errors.InputError({text!r})\nerrors.exit_cleanly(main)")
+    assert b"hid" not in done.stderr and b"den" not in done.stderr and done.stderr.startswith(b"error: ")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["http://127.0.0.1:5000/#/experiments/1/runs?x=a@b", "prune@magnitude-50-s1", "git@host:a/b", "sqlite:///a b.db",
+     "s3://bucket/a@b", "at 12:30 someone@example.org", "https://host/a?tokens=3&password_hint"],
+)  # fmt: skip
+def test_what_is_no_log_in_stays_as_it_is(text):
+    assert errors.without_secrets(text) == text
 
 
 def test_what_the_system_refuses_is_one_line_and_a_bug_keeps_its_traceback():

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import re
 import shutil
+import stat
 import tarfile
 import zipfile
 import zlib
@@ -32,7 +33,8 @@ def unpack(path: Path, folder: Path) -> Path:
     if kind is None:
         return path.parent
     try:
-        if kind == "zip":  # zips never leave the folder
+        if kind == "zip":
+            _check_zip(path)
             shutil.unpack_archive(path, folder, kind)
         else:
             _unpack_tar(path, folder)
@@ -41,15 +43,37 @@ def unpack(path: Path, folder: Path) -> Path:
     return folder
 
 
+def _check_zip(path: Path) -> None:
+    """Raises InputError for a member that is no plain file or folder inside the archive's folder."""
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            kind = stat.S_IFMT(member.external_attr >> 16)  # of Unix; 0 where whoever packed it knew none
+            _check_member(path, member.filename, kind in (0, stat.S_IFREG, stat.S_IFDIR))
+
+
+def _check_member(path: Path, name: str, is_plain: bool) -> None:
+    """Raises InputError for a member of the archive `path` that is not `is_plain`, or whose `name` leads out of it."""
+    parts = re.split(r"[/\\]", name)
+    leads_out = ".." in parts or not parts[0] or re.match("[A-Za-z]:", name)
+    if leads_out or not is_plain:
+        found = "would lie outside of its folder" if leads_out else "is a link or device"
+        raise InputError(
+            f"{path.name}: expected an archive of plain files and folders, found {name!r}, which {found}; nothing was "
+            "unpacked; if you trust it, unpack it yourself and name the folder (kind: path)"
+        )
+
+
 def _unpack_tar(path: Path, folder: Path) -> None:
-    """Plain files only, and only inside `folder`. (tarfile's own filter for this is missing before Python 3.11.4.)"""
-    root = folder.resolve()
+    """Plain files and folders only, inside `folder`. (tarfile's own filter is missing before Python 3.11.4.)
+
+    All members are looked at before the first is written, so that a refused archive leaves nothing.
+    """
     with tarfile.open(path) as archive:
         for member in archive:
-            target = (root / member.name).resolve()
-            if not target.is_relative_to(root):
-                raise tarfile.TarError(f"{member.name} would lie outside the archive's folder")
+            _check_member(path, member.name, member.isfile() or member.isdir())
+        for member in archive:
             if member.isfile():
+                target = folder / member.name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with archive.extractfile(member) as content, open(target, "wb") as file:
                     shutil.copyfileobj(content, file)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from prunelab.disk import places
 from prunelab.recipes.methods import METHODS
 from prunelab.recipes.variants import Variant
-from prunelab.study import params
+from prunelab.study import naming, params
 
 
 class Given(NamedTuple):
@@ -43,7 +43,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dense", type=Path, required=True, help="folder of the dense model")
     parser.add_argument("--data", type=Path, help="folder that the stage fetch wrote, for steps that train")
     parser.add_argument("--calibration", type=Path, help="folder of the stage calibrate, for steps that look at text")
-    parser.add_argument("--seed", default=params.FIRST_SEED, help="tag of the seed, such as s2 (s1: the study's own)")
+    naming.add_seed(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder of the variant")
     parser.add_argument("--energy", type=Path, help="JSON file that books what this stage used")
 

@@ -27,7 +27,7 @@ WATCHED = (
 
 def key(uri: str) -> str:
     """Hex sha256 of the store's address and of the results in the current folder."""
-    whole = hashlib.sha256(uri.encode())
+    whole = hashlib.sha256(store.shown(uri).encode())  # a file with a log-in's hash could be used to guess it
     for name in WATCHED:
         path = Path(name)
         whole.update(name.encode() + (hashlib.sha256(path.read_bytes()).digest() if path.is_file() else b"none"))

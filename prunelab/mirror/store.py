@@ -11,7 +11,7 @@ import sqlite3
 import urllib.parse
 from pathlib import Path
 
-from prunelab.errors import InputError
+from prunelab.errors import InputError, without_secrets
 
 VARIABLE = "MLFLOW_TRACKING_URI"
 FILE = "mlflow.db"
@@ -20,6 +20,7 @@ EXAMPLES = "http://HOST:5000 for a server or sqlite:///mlflow.db for a file"
 SERVERS = ("http", "https")
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 MANAGED = ("databricks", "databricks-uc", "uc")
+BARE = re.compile(r"(^|[\s='\"])[^\s/@:='\"]+:[^\s@'\"]*@(?=[\w.-]+(?::\d|/|$))")  # user:password@ without http://
 LONGEST = 300  # characters of somebody else's reason; a server's page can be long
 
 
@@ -80,7 +81,7 @@ def open_read_only(path: Path) -> sqlite3.Connection:
 
 def shown(uri: str) -> str:
     """The address, or a text that holds addresses, without what somebody logs in with."""
-    return re.sub(r"://[^/\s@]+@", "://", uri)
+    return BARE.sub(r"\1", without_secrets(uri))
 
 
 def require_answer(uri: str) -> None:

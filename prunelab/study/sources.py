@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from prunelab.errors import without_secrets
 from prunelab.study.fields import Count, Percent, Section, Seed
 
 DRAWN = ("arithmetic",)  # what prunelab/data/drawn.py can draw
@@ -115,6 +116,11 @@ def require_bringable(within: str, source: Source, needs_files: bool) -> None:
 
     needs_files: whether a hub source has to say which of its files are meant.
     """
+    if source.kind == "url" and without_secrets(source.name) != source.name:
+        raise ValueError(
+            f"{within}name: expected an address without a log-in or key, because it stands in results and reports, "
+            f"found one in {without_secrets(source.name)}; download the file yourself and take kind: path"
+        )
     found = f"{within}{{}}: {source.kind} {source.name!r}"
     if source.kind in ("wheel", "url") and source.sha256 is None:
         raise ValueError(

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import stat
 import subprocess
 import sys
 import tarfile
@@ -215,12 +216,51 @@ def test_an_archive_cannot_write_outside_its_folder(tmp_path):
         member = tarfile.TarInfo("../outside.txt")
         member.size = 4
         file.addfile(member, io.BytesIO(b"evil"))
-    with pytest.raises(InputError, match="expected a readable tar archive"):
+    with pytest.raises(InputError, match=r"evil\.tar: .* found '\.\./outside\.txt', which would lie outside"):
         archives.unpack(tmp_path / "evil.tar", tmp_path / "out")
     with zipfile.ZipFile(tmp_path / "evil.zip", "w") as file:
         file.writestr("../outside.txt", "evil")
-    archives.unpack(tmp_path / "evil.zip", tmp_path / "out")
+    with pytest.raises(InputError, match=r"evil\.zip: .* found '\.\./outside\.txt', which would lie outside"):
+        archives.unpack(tmp_path / "evil.zip", tmp_path / "out")
     assert not (tmp_path / "outside.txt").exists()
+
+
+def packed(path: Path, name: str, mode: int) -> None:
+    """An archive with a harmless file and a member of a kind (stat.S_IFLNK, …) that leads to /etc/passwd."""
+    kinds = {
+        stat.S_IFREG: tarfile.REGTYPE, stat.S_IFLNK: tarfile.SYMTYPE, stat.S_IFCHR: tarfile.CHRTYPE,
+        stat.S_IFIFO: tarfile.FIFOTYPE, stat.S_IFSOCK: tarfile.LNKTYPE,  # a hard link is a kind of its own to tar
+    }  # fmt: skip
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("good.txt", "words")
+            member = zipfile.ZipInfo(name)
+            member.create_system, member.external_attr = 3, (mode | 0o644) << 16
+            file.writestr(member, "/etc/passwd")
+    else:
+        with tarfile.open(path, "w") as file:
+            file.addfile(tarfile.TarInfo("good.txt"))
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kinds[mode], "/etc/passwd"
+            file.addfile(member)
+
+
+@pytest.mark.parametrize("suffix", ["zip", "tar"])
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        ("link.txt", stat.S_IFLNK), ("link.txt", stat.S_IFSOCK), ("null.txt", stat.S_IFCHR), ("pipe.txt", stat.S_IFIFO),
+        ("/outside.txt", stat.S_IFREG), ("a/../../outside.txt", stat.S_IFREG), ("..\\outside.txt", stat.S_IFREG),
+        ("C:outside.txt", stat.S_IFREG),
+    ],
+)  # fmt: skip
+def test_an_archive_with_a_link_a_device_or_a_way_out_is_refused_whole(tmp_path, suffix, name, mode):
+    path = tmp_path / f"set.{suffix}"
+    packed(path, name, mode)
+    reason = "would lie outside" if mode == stat.S_IFREG else "is a link or device"
+    line = refusal(Text(kind="path", name=str(path)), tmp_path)
+    assert repr(name) in line and reason in line
+    assert not list(tmp_path.rglob("good.txt")), "something of a refused archive was written"
 
 
 def test_a_folder_has_the_hash_of_its_sha256sum_listing(tmp_path):

@@ -97,7 +97,7 @@ def test_a_job_clones_first_and_runs_in_the_clone_with_one_card_and_the_secret_s
     (clone,), (main,) = spec["initContainers"], spec["containers"]
     assert clone["image"] == main["image"] == NEEDED["image"]
     assert main["resources"]["limits"] == {"nvidia.com/gpu": 1, "memory": "32Gi"}
-    assert main["workingDir"] == "/work/prunelab" and main["envFrom"] == [{"secretRef": {"name": "prunelab"}}]
+    assert main["workingDir"] == "/srv/prunelab" and main["envFrom"] == [{"secretRef": {"name": "prunelab"}}]
     assert made.pod_watch_timeout_seconds == 1800 and made.job_manifest["spec"]["backoffLimit"] == 0
     assert {one["name"] for one in main["volumeMounts"]} == {one["name"] for one in spec["volumes"]}
     assert "{{" not in json.dumps([clone, spec["volumes"], main["resources"]])
@@ -107,7 +107,7 @@ def test_what_a_user_says_of_the_repository_is_never_a_shell_s_text(tmp_path):
     (clone,) = pods_spec(job(**NEEDED, branch="x; touch planted").job_manifest)["initContainers"]
     assert "planted" not in json.dumps([clone["command"], clone["args"]])
     variables = {one["name"]: one["value"] for one in clone["env"]}
-    script = clone["args"][0].replace("/work/", f"{tmp_path}/work/")
+    script = clone["args"][0].replace("/srv/", f"{tmp_path}/srv/")
     done = subprocess.run(
         [*clone["command"], script], cwd=tmp_path, env={"PATH": os.environ["PATH"], **variables}, capture_output=True
     )

@@ -110,6 +110,21 @@ def test_a_folder_in_the_place_of_the_file_is_told(here, monkeypatch):
     assert "mlflow.db is a folder" in refused(monkeypatch, "")
 
 
+@pytest.mark.parametrize(
+    ("uri", "told"),
+    [
+        ("user:secret@host:5000", "MLFLOW_TRACKING_URI=host:5000: expected http://HOST:5000 for a server"),
+        ("ftp://user:secret@host/x", "MLFLOW_TRACKING_URI=ftp://host/x: expected"),
+        ("http://user:secret@", "MLFLOW_TRACKING_URI=http://: it names no host"),
+        ("http://user:se@cret@host:x", "MLFLOW_TRACKING_URI=http://host:x: Port could not be cast to integer"),
+        ("ftp://host/x?access_token=secret", "MLFLOW_TRACKING_URI=ftp://host/x?access_token=…: expected"),
+    ],
+)
+def test_a_misspelt_address_is_told_without_what_it_logs_in_with(here, monkeypatch, uri, told):
+    line = refused(monkeypatch, uri)
+    assert line.startswith(told) and "secret" not in line and "cret" not in line
+
+
 SERVER = "http://u:secret@h:5000"
 
 

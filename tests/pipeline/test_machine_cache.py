@@ -41,10 +41,9 @@ def graph(tmp_path_factory):
     yaml.sort_base_mapping_type_on_output = False  # the order of a matrix's axes is that of its stages' names
     pipeline = yaml.load(ROOT / "dvc.yaml")
     for name, stage in pipeline["stages"].items():
-        body = stage.get("do", stage)
-        item = "@${item}" if "foreach" in stage else "@${key}" if "matrix" in stage else ""
-        outs = [next(iter(out)) if isinstance(out, dict) else out for out in body.get("outs", [])]
-        body["cmd"] = f"{sys.executable} record.py {name}{item} {' '.join(outs)}"
+        item = "@${key}" if "matrix" in stage else ""
+        outs = [next(iter(out)) if isinstance(out, dict) else out for out in stage.get("outs", [])]
+        stage["cmd"] = f"{sys.executable} record.py {name}{item} {' '.join(outs)}"
     with open(root / "dvc.yaml", "w") as file:
         yaml.dump({"stages": pipeline["stages"]}, file)
     settings = studies.raw("smoke")

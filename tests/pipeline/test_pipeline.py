@@ -22,8 +22,12 @@ CONTRACT = [
 
 
 def graph() -> dict:
+    """The stages of dvc.yaml, their commands with the paths that a stage makes of @seed and @variant."""
     stages = YAML(typ="safe").load(imports.ROOT / "dvc.yaml")["stages"]
-    return {name: stage.get("do", stage) for name, stage in stages.items()}
+    for stage in stages.values():
+        variant = "${item.variant}" if "variant" in stage.get("matrix", ()) else "${item.method}-${item.rate}"
+        stage["cmd"] = stage["cmd"].replace("@seed", "${item.seed}").replace("@variant", variant)
+    return stages
 
 
 @pytest.mark.parametrize("name", list(graph()))
@@ -74,7 +78,7 @@ def test_every_command_writes_where_dvc_looks():
 def test_a_bill_is_named_by_its_stage_so_that_the_report_finds_it():
     for name, stage in graph().items():
         module = re.match(r"python -m stages\.(\w+)", stage["cmd"])[1]
-        bill = re.search(r"--energy results/energy/(?:\$\{item(?:\.seed)?\}/)?(\S+)\.json", stage["cmd"])
+        bill = re.search(r"--energy results/energy/(?:\$\{item\.seed\}/)?(\S+)\.json", stage["cmd"])
         if bill:
             assert re.fullmatch(rf"{module}(-.+)?", bill[1]), name
         else:  # the last four read that folder; the probes do nothing worth booking
@@ -84,7 +88,7 @@ def test_a_bill_is_named_by_its_stage_so_that_the_report_finds_it():
 def test_what_is_made_for_a_seed_lies_in_that_seed_s_folders():
     for name, stage in graph().items():
         whole = yaml_of(stage)
-        seed = "${item.seed}" if "matrix" in stage else "${item}" if "${item}" in whole else None
+        seed = "${item.seed}" if "matrix" in stage else None
         for path in re.findall(r"(?<![\w/])(?:models|results)/[^\s\"',]+", whole):
             once = ("results/device.json", "models/best", "results/energy/fetch.json", "results/energy/probes.json")
             shared = path in once

@@ -83,8 +83,9 @@ def test_make_takes_any_name_of_the_folder_and_its_tools_from_there(tmp_path, na
     for tool in ("mlflow", "python"):
         (folder / ".venv" / "bin" / tool).write_text('#!/bin/sh\nfor word; do echo "<$word>"; done\n')
         (folder / ".venv" / "bin" / tool).chmod(0o755)
-    told = workspace.run(folder, *MAKE, "ui", "PORT=5123").splitlines()[-5:]
-    assert told == ["<ui>", "<--backend-store-uri>", "<sqlite:///mlflow.db>", "<--port>", "<5123>"]
+    told = workspace.run(folder, *MAKE, "ui", "PORT=5123").splitlines()[-7:]
+    words = ["ui", "--backend-store-uri", "sqlite:///mlflow.db", "--host", "127.0.0.1", "--port", "5123"]
+    assert told == [f"<{word}>" for word in words]
     told = workspace.run(folder, *MAKE, "study", "STUDY=my own (2)").splitlines()
     assert told == ["<-m>", "<flows.local>", "<--study>", "<my own (2)>"]
 

