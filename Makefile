@@ -2,6 +2,8 @@
 # make study STUDY=name the study of studies/name.yaml
 # make verdict          the two studies that hold the paper's claim against plain magnitude, and what they say together
 # make test             every test        make test-fast   the fast ones, while you work
+# make test-services    those with an S3 server, PostgreSQL, MLflow on both, two workers, a browser: it installs them
+# make test-chaos       a study killed at ten random moments
 # make test-gpu         those that need a CUDA GPU, each against the CPU; without one they skip
 # make ui               MLflow in a browser
 #
@@ -21,7 +23,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
 
-.PHONY: study verdict test test-fast test-slow test-gpu lint ui clean
+.PHONY: study verdict test test-fast test-slow test-services test-chaos test-gpu lint ui clean
 
 study: .venv/installed
 	@python -m flows.local $(if $(STUDY),--study "$(STUDY)")
@@ -37,7 +39,8 @@ test: .venv/installed lint test-fast test-slow
 # One process a core, each computing with one thread: threads that share a core wait for each other. They say what the
 # CPU computes, so a GPU is hidden from them.
 test-fast: .venv/installed
-	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 python -m pytest -q -m "not slow and not gpu" -n auto --dist loadfile
+	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 python -m pytest -q -m "not slow and not gpu and not services and not chaos" \
+	    -n auto --dist loadfile
 
 test-slow: .venv/installed
 	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 python -m pytest -q -m slow -n auto --dist loadfile
@@ -45,6 +48,12 @@ test-slow: .venv/installed
 # One after the other: they share the card, and some measure on it.
 test-gpu: .venv/installed
 	python -m pytest -q -m gpu tests/gpu
+
+test-services: .venv/services
+	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 python -m pytest -q -m services
+
+test-chaos: .venv/installed
+	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 python -m pytest -q -m chaos
 
 lint: .venv/installed
 	ruff check .
@@ -59,6 +68,17 @@ ui: .venv/installed
 	@"$(PYTHON)" --version >/dev/null 2>&1 || { echo "error: $(PYTHON) not found; install Python 3.11 or say make PYTHON=..."; exit 1; }
 	test -x .venv/bin/python || "$(PYTHON)" -m venv .venv
 	.venv/bin/python -m pip install $(PIP_ARGS) -c constraints.txt -e '.[dev,tasks,recovery,torchao,price,onnx]'
+	touch $@
+
+# What the tests of services start. PostgreSQL comes from the system's packages: Debian's, where it is not there yet.
+.venv/services: .venv/installed
+	.venv/bin/python -m pip install $(PIP_ARGS) -c constraints.txt -e '.[services]'
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || \
+	    { apt-get update -qq && apt-get install -y -qq --no-install-recommends postgresql; } || \
+	    { echo "error: PostgreSQL is not installed: install it with the system's packages, then start again"; exit 1; }
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
+	    { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } || \
+	    echo "Chromium is not installed: the tests of pages are left out"
 	touch $@
 
 clean:

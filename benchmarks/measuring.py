@@ -26,6 +26,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from prunelab import stats
+from prunelab.disk import turns
 from prunelab.efficiency import device, disturbance, latency
 from prunelab.study import params
 
@@ -78,7 +79,7 @@ def spinner(wanted: bool):
 def measure(variant, dense, work: latency.Work, seconds: float, seed: int, within: float | None = None) -> dict:
     models = {"variant": variant, "dense": dense}
     ids = latency.prompts(dense, work, seed)
-    with device.alone():  # one measurement at a time, so that a study's stages may go in between
+    with turns.measuring():  # one measurement at a time, so that a study's stages may go in between
         latency.warm_up(models, ids, work.output_tokens, seconds / 2)
         start = time.perf_counter()
         rows = latency.interleave(models, ids, work, seconds, seed, within)
@@ -140,8 +141,8 @@ def main() -> None:
         results["planted"][str(share)] = planted(share, work, arguments, smallest)
     took = time.perf_counter() - began
     stolen = None if stolen is None else (device.steal_seconds() - stolen) / (took * device.usable_cores())
-    host = "" if stolen is None else f", {stolen:.1%} of the cores taken by the host"
-    print(f"load at the end {device.state()['load_average']}{host}")
+    taken = "" if stolen is None else f", {stolen:.1%} of the cores taken by the host"
+    print(f"load at the end {device.state()['load_average']}{taken}")
     print(json.dumps(results | {"steal_share": stolen}))
 
 

@@ -24,8 +24,9 @@ import torch
 
 from benchmarks import structured
 from prunelab import stats
+from prunelab.disk import turns
 from prunelab.disk.files import read_text
-from prunelab.efficiency import device, latency
+from prunelab.efficiency import latency
 from prunelab.models import checkpoint, loading
 from prunelab.models.models import computes_bf16
 from prunelab.quantised import decoding, files, kernels
@@ -100,7 +101,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=12, help="of decoding")
     parser.add_argument("--prefills", type=int, default=6, help="rounds of prefills")
     arguments = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory() as scratch, device.alone():
+    with tempfile.TemporaryDirectory() as scratch, turns.measuring():
         models = {"fp32": checkpoint.load(arguments.dense)}
         stored = {"fp32": sum(parameter.nbytes for parameter in models["fp32"].parameters())}
         for name in arguments.rows:

@@ -18,7 +18,8 @@ from pathlib import Path
 import torch
 
 from prunelab import stats
-from prunelab.efficiency import device, latency
+from prunelab.disk import turns
+from prunelab.efficiency import latency
 from prunelab.models import checkpoint, models
 from prunelab.recipes import variants
 from prunelab.structure import removal
@@ -63,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     work = latency.Work(arguments.prompt_tokens, 1, arguments.output_tokens)
     rows = []
-    with tempfile.TemporaryDirectory() as scratch, device.alone():
+    with tempfile.TemporaryDirectory() as scratch, turns.measuring():
         dense = checkpoint.load(arguments.dense)
         test = timed(checkpoint.load(arguments.dense), dense, work, arguments.seconds)
         smallest = stats.smallest_effect(_decode(test))

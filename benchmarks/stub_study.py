@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 
 from prunelab.errors import InputError
 from prunelab.study import params
-from tests.helpers import synthetic, workspace
+from tests.helpers import imports, synthetic, workspace
 
 # Masks by scores that are there already: what a study of very many variants is made of, and what runs side by side.
 METHODS = (
@@ -76,7 +76,9 @@ def write_lock(folder: Path, study: params.Settings) -> None:
     for tag in study.seeds:
         for variant in (one for one in study.variants() if one.rate is not None):
             for kind in (*WAITING, "efficiency"):
+                method, _, rate = variant.id.rpartition("-")
                 words = {"${item.method}-${item.rate}": variant.id, "${item.seed}": tag, "${task}": study.task}
+                words["${item}"] = f"--method {method} --rate {rate} --seed {tag}"
                 entries[f"{kind}@{variant.id}-{tag}"] = _entry(stages[kind], words, raw)
 
     class Plain(fast.CSafeDumper):
@@ -101,7 +103,7 @@ def _entry(stage: dict, words: dict[str, str], raw: dict) -> dict:
     return {
         "cmd": filled(stage["cmd"]),
         "deps": [held(path) for path in stage["deps"]],
-        "params": {"params.yaml": {name: _value(raw, name) for name in stage["params"]}},
+        "params": {"params.yaml": {name: _value(raw, name) for name in imports.settings_of(stage)}},
         "outs": [held(path) for path in stage["outs"]],
     }
 

@@ -1,6 +1,7 @@
 """A dvc that stays: it does one request after the other, because a start of dvc costs a second of a core.
 
-A request is a line of JSON on standard input: {"repro": [stage, …], "environment": {name: value}} or {"look": true}.
+A request is a line of JSON on standard input: {"repro": [stage, …], "environment": {name: value}}, {"look": true}, or
+of the DVC remote {"remote": name of a function, "arguments": {…}}.
 What dvc and the stages print goes to standard output as it comes; then a line that begins with MARK holds the answer
 as JSON. `flows/lanes.py` asks. The module's name says dvc, by which `flows/workspace.py` knows whose locks are alive.
 """
@@ -25,6 +26,8 @@ def main() -> None:
 def do(request: dict) -> dict:
     if "repro" in request:
         return repro(request["repro"], request["environment"])
+    if "remote" in request:
+        return ask_remote(request["remote"], request["arguments"])
     from dvc.exceptions import DvcException
 
     try:
@@ -40,6 +43,15 @@ def repro(stages: list[str], more: dict[str, str]) -> dict:
     with environment(more):
         # Its default patience for dvc's lock is 3 s; several run side by side here.
         return {"code": dvc(["--wait-for-lock", "repro", "--single-item", *stages])}
+
+
+def ask_remote(name: str, arguments: dict) -> dict:
+    from flows import checkpoints, remote
+
+    known = [remote.restore, remote.push, remote.put_device, remote.take_device]
+    known += [checkpoints.put, checkpoints.take, checkpoints.drop]
+    functions = {f"{one.__module__.rpartition('.')[2]}.{one.__name__}": one for one in known}
+    return remote.patiently(lambda: functions[name](**arguments))
 
 
 def hurry() -> None:

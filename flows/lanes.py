@@ -62,6 +62,18 @@ class Lanes:
         needs = {name: set(others) for name, others in found["needs"].items()}
         return Graph(needs, set(found["probes"]), set(found["last"])), set(found["changed"])
 
+    def remote(self, function: str, on_line: Callable[[str], None], **arguments) -> dict:
+        """What a function of flows/remote.py or flows/checkpoints.py, such as `remote.push`, finds.
+
+        Raises InputError where the DVC remote refuses, or does not answer for long.
+        """
+        found = self._ask({"remote": function, "arguments": arguments}, on_line)
+        if "error" in found:
+            raise InputError(found["error"])
+        if "code" in found:
+            raise InputError(f"{function} of the DVC remote ended with exit code {found['code']}")
+        return found
+
     def close(self) -> None:
         """End the lanes, all of which must be free, and the server that their stages were forked from."""
         while True:

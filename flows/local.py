@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from flows import process, workspace
 from flows.lanes import Lanes
+from flows.live import Live
 from flows.repro import Said, is_noise
 from flows.room import Room
 from flows.schedule import Schedule, follow, forks, remaining_seconds
@@ -86,11 +87,19 @@ def _run_stages(lanes: Lanes, log: Log, settings: params.Settings, room: Room) -
     needs = {name: graph.needs[name] & todo for name in graph.needs if name in todo}
     plan = Schedule(needs, room.workers, room.cores, trains_with_one_thread=settings.train.threads == 1)
     screen = Screen(len(todo), show_seeds, tasks.headline(settings))
+
+    def told(line: str) -> None:
+        log.write("mlflow", line)
+        screen.print(line)
+
+    live = Live(told, graph.needs.keys() - todo, own_session=True) if changed - graph.last else None
     try:
-        reasons = _carry_out(plan, lanes, log, screen, room, counts)
+        reasons = _carry_out(plan, lanes, log, screen, room, counts, live)
     finally:
         screen.close()
     if plan.failed:
+        if live:
+            live.close("failed")
         raise Failed(failures(reasons, plan.kept_back(), log.path, show_seeds))
     if changed - graph.last:
         print(
@@ -109,7 +118,9 @@ def _run_probes(lanes: Lanes, log: Log, names: list[str]) -> None:
         raise Failed(failures({said.stage: said}, {}, log.path))
 
 
-def _carry_out(plan: Schedule, lanes: Lanes, log: Log, screen: Screen, room: Room, counts: Counter) -> dict[str, Said]:
+def _carry_out(
+    plan: Schedule, lanes: Lanes, log: Log, screen: Screen, room: Room, counts: Counter, live: Live | None
+) -> dict[str, Said]:
     """Run the stages of `plan` and count what became of them; what those that failed said."""
     outcomes: queue.Queue = queue.Queue()
     seconds: dict[str, float] = {}
@@ -125,7 +136,11 @@ def _carry_out(plan: Schedule, lanes: Lanes, log: Log, screen: Screen, room: Roo
                 screen.said(name, line)
 
         try:
+            if live:
+                live.began(name)
             code = lanes.repro([name], on_line, threads, forks(name))
+            if live:
+                live.ended(name, said.outcome if code == 0 else "failed")
         except process.Stopped:
             code = None
         except BaseException as error:

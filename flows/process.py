@@ -79,7 +79,7 @@ class Child:
 
     def ask(self, line: str) -> None:
         """Write a line to its standard input; nothing happens where it has ended, which its `lines` then show."""
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(BrokenPipeError, ValueError):  # ValueError: another thread has closed it
             self._process.stdin.write(line.encode() + b"\n")
             self._process.stdin.flush()
 

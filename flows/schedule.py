@@ -136,6 +136,19 @@ def measures(name: str) -> bool:
     return kind.startswith(MEASURING)
 
 
+def leaves_checkpoints(name: str) -> bool:
+    """Whether it trains so long that it leaves checkpoints to go on from."""
+    kind, recipe = _split(name)
+    if recipe is not None and recipe.prunes == "mask":
+        return kind in ("prune", "further") and METHODS[recipe.method].trains
+    return kind == "train" or (recipe is not None and kind == "further" and recipe.id == "dense-small")
+
+
+def of_the_machine(name: str) -> bool:
+    """Whether its figures are those of a machine, read there or noted beside what was read there."""
+    return _kind(name).startswith(MEASURING)
+
+
 def shares(name: str) -> bool:
     """Whether it may run beside others with a share of the threads."""
     kind, recipe = _split(name)

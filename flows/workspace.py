@@ -49,29 +49,38 @@ def alone():
         yield
 
 
-def choose(study: str | None) -> params.Settings:
-    """Make the study, merged onto the default, the params.yaml that runs, and print what differs; None keeps the one
-    there. Returns its validated settings.
+def choose(study: str | None, overrides: dict | None = None) -> params.Settings:
+    """Make the study, merged onto the default, with `overrides` over it, the params.yaml that runs, and print what
+    differs; without either the one there is kept. Returns its validated settings.
 
     Raises InputError rather than overwrite a params.yaml whose content is kept nowhere else, and Skipped where the
     study reads data that its user must bring and that is not there.
     """
     current = Path("params.yaml")
-    if study is None:
+    if study is None and not overrides:
         return params.load(current)
-    merged = studies.merge(study)
+    merged = studies.merge(study) if study else _there(current)
+    if overrides:
+        merged = studies.override(merged, overrides)
     _require_data(merged)
     text = merged.text.encode()
     if current.exists() and _lines(current) == text:
         return merged.settings
     if current.exists():
-        _require_kept_elsewhere(current, study)
+        _require_kept_elsewhere(current, study or "overrides")
     WRITTEN.parent.mkdir(exist_ok=True)
     WRITTEN.write_text(hashlib.sha256(text).hexdigest(), encoding="utf-8")  # first: cut off here, it only knows less
     with files.whole_file(current) as partial:
         partial.write_bytes(text)
     print(studies.told(merged), flush=True)
     return merged.settings
+
+
+def _there(path: Path) -> studies.Merged:
+    """The settings that are there, as a study."""
+    text = params.text_of(path)
+    settings = params.of_text(text, path)
+    return studies.Merged(settings.study, text, settings, [])
 
 
 def _require_data(merged: studies.Merged) -> None:

@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 
 from prunelab import tasks
+from prunelab.disk import turns
 from prunelab.disk.files import whole_directory, write_json
 from prunelab.energy import energy
 from prunelab.errors import exit_cleanly
@@ -26,9 +27,8 @@ def main(argv: list[str] | None = None) -> None:
     arguments = naming.parse(parser, argv)
 
     settings = params.load()
-    with energy.stage_meter(
-        "calibrate", arguments.energy, long=settings.calibrate is not None, country=settings.energy.country
-    ):
+    long, country = settings.calibrate is not None, settings.energy.country
+    with turns.computing(), energy.stage_meter("calibrate", arguments.energy, long=long, country=country):
         with whole_directory(arguments.out, arguments.dense, arguments.data) as partial:
             if settings.calibrate is None:
                 write_json(partial / "calibration.json", {"hash": None})

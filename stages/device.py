@@ -2,6 +2,8 @@
 
     python -m stages.device --out results/device.json
 
+Where the study measures on a machine with a name (efficiency.device), and this is another, that machine's published
+fingerprint is taken: then what was measured there counts, and nothing is measured here.
 Runs every time. On the same machine the file comes out byte for byte the same, so nothing is measured again;
 on another machine only the measuring stages run again. DVC keeps the file while this runs (`persist`), so that nothing
 is lost where it stops: at a Python that is not the project's.
@@ -13,6 +15,7 @@ from pathlib import Path
 from prunelab import errors, interpreter
 from prunelab.disk import files, places
 from prunelab.efficiency import device
+from prunelab.study import params
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -20,12 +23,27 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", required=True, help="the JSON file to write")
     arguments = parser.parse_args(argv)
     places.check_json(arguments.out, "id")
-    machine = device.fingerprint()
-    if Path(arguments.out).exists():
-        check_runtime(arguments.out, files.read_json(arguments.out), machine)
+    wanted = params.load().efficiency.device
+    if device.is_here(wanted):
+        machine = device.fingerprint()
+        if Path(arguments.out).exists():
+            check_runtime(arguments.out, files.read_json(arguments.out), machine)
+    else:
+        machine = published(wanted)
     files.write_json(arguments.out, machine)
     gpus = ", ".join(gpu["name"] for gpu in machine["gpus"]) or "no GPU"
     print(f"device {machine['id']}: {machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']} GB, {gpus}")
+
+
+def published(name: str) -> dict:
+    """The fingerprint of the machine `name`. Raises InputError where it was not brought here."""
+    path = device.published(name)
+    if not path.exists():
+        raise errors.InputError(
+            f"efficiency.device: the study is measured on {name!r}, whose fingerprint is not here; run it with "
+            f"fan_out, which brings it (docs/workers.md), or set efficiency.device: {device.HERE}"
+        )
+    return files.read_json(path)
 
 
 def check_runtime(path, before: dict, machine: dict) -> None:

@@ -15,7 +15,7 @@ import argparse
 from pathlib import Path
 
 from prunelab import errors, tasks
-from prunelab.disk import files, places
+from prunelab.disk import files, places, turns
 from prunelab.efficiency import device
 from prunelab.energy import energy
 from prunelab.recipes import variants
@@ -52,7 +52,8 @@ def run(arguments) -> None:
     if arguments.only_other_work and (other := same_work(settings, variants.parse(arguments.variant))):
         report_nothing(arguments, machine, other)
         return
-    with device.alone():
+    device.require(settings.efficiency.device)
+    with turns.measuring():
         from prunelab.efficiency.session import measure, stored_files
         from prunelab.models.tensors import hash_of, identity
 

@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from prunelab.deploy import recommendation
-from prunelab.disk import places
+from prunelab.disk import places, turns
 from prunelab.errors import exit_cleanly
 from prunelab.report import results
 from prunelab.study import params
@@ -32,7 +32,8 @@ def main(argv: list[str] | None = None) -> None:
     from prunelab.delivery import delivery
 
     choice = delivery.Choice(recommendation.delivered(advice), advice["why"])
-    delivery.deliver(study, choice, arguments.out, settings.export.onnx)
+    with turns.computing():
+        delivery.deliver(study, choice, arguments.out, settings.export.onnx)
     print(f"{arguments.out}: {choice.variant}, {choice.why}")
 
 

@@ -7,6 +7,7 @@
 import argparse
 
 from prunelab import tasks
+from prunelab.disk import turns
 from prunelab.energy import energy
 from prunelab.errors import exit_cleanly
 from prunelab.making import given
@@ -21,8 +22,8 @@ def main(argv: list[str] | None = None) -> None:
     arguments = naming.parse(parser, argv)
     told = given.of_options(arguments, tasks.of)
     variant = variants.parse(arguments.variant)
-    long = told.takes_long(variant)
-    with energy.stage_meter(f"further-{variant.id}", arguments.energy, long=long, country=told.settings.energy.country):
+    long, country = told.takes_long(variant), told.settings.energy.country
+    with turns.computing(), energy.stage_meter(f"further-{variant.id}", arguments.energy, long=long, country=country):
         from prunelab.making import chain  # after the settings: a misspelt key must not wait for slow imports
 
         facts = chain.make(told, variant, arguments.out)

@@ -6,6 +6,7 @@ python -m stages.prune magnitude-50 --dense models/s1/dense --out models/s1/magn
 import argparse
 
 from prunelab import tasks
+from prunelab.disk import turns
 from prunelab.disk.files import read_json
 from prunelab.energy import energy
 from prunelab.errors import InputError, exit_cleanly
@@ -25,8 +26,8 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(
             f"{variant.id}: the stage prune zeroes weights; expected <method>-<rate>, such as magnitude-50"
         )
-    long = told.takes_long(variant)
-    with energy.stage_meter(f"prune-{variant.id}", arguments.energy, long=long, country=told.settings.energy.country):
+    long, country = told.takes_long(variant), told.settings.energy.country
+    with turns.computing(), energy.stage_meter(f"prune-{variant.id}", arguments.energy, long=long, country=country):
         kept.row(told, variant, arguments.out, lambda place: masking.mask(told, variant, place))
     record = read_json(arguments.out / "sparsity.json")
     print(

@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from prunelab import errors, tasks
-from prunelab.disk import places
+from prunelab.disk import places, turns
 from prunelab.energy import energy
 from prunelab.study import naming, params
 
@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--energy", type=Path, help="JSON file that books what this stage itself used")
     arguments = naming.parse(parser, argv)
     places.check_shared(arguments.out, arguments.model, arguments.reference)
-    with energy.stage_meter(f"quality-{arguments.variant}", arguments.energy):
+    with turns.computing(), energy.stage_meter(f"quality-{arguments.variant}", arguments.energy):
         settings = params.load()
         task = tasks.of(settings.task)
         task.judge(settings, arguments.variant, arguments.model, arguments.reference, arguments.probes, arguments.out)

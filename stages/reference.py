@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from prunelab import errors, tasks
-from prunelab.disk import places
+from prunelab.disk import places, turns
 from prunelab.energy import energy
 from prunelab.study import naming, params
 
@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> None:
     naming.add_seed(parser, "tag of the seed, such as s2, for @seed in the paths")
     arguments = naming.parse(parser, argv)
     places.check_shared(arguments.out, arguments.dense, arguments.data)
-    with energy.stage_meter("reference", arguments.energy):
+    with turns.computing(), energy.stage_meter("reference", arguments.energy):
         settings = params.load()
         task = tasks.of(settings.task)
         task.reference(settings, arguments.dense, arguments.data, arguments.probes, arguments.out)

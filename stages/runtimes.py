@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from prunelab import errors
-from prunelab.disk import files, places
+from prunelab.disk import files, places, turns
 from prunelab.efficiency import device
 from prunelab.energy import energy
 from prunelab.study import naming, params
@@ -30,7 +30,8 @@ def main(argv: list[str] | None = None) -> None:
     places.check_shared(arguments.out, arguments.model, arguments.dense)
     settings, machine = params.load(), files.read_json(arguments.device)
     session = files.read_json(arguments.session)
-    with energy.stage_meter(f"runtimes-{arguments.variant}", arguments.energy), device.alone():
+    device.require(settings.efficiency.device)
+    with energy.stage_meter(f"runtimes-{arguments.variant}", arguments.energy), turns.measuring():
         from prunelab.efficiency import serving  # after the settings: a misspelt key must not wait for slow imports
 
         wanted = settings.runtimes

@@ -36,7 +36,7 @@ def run(folder: Path, first: Path, *command: str) -> subprocess.CompletedProcess
 @pytest.fixture
 def project(tmp_path) -> Path:
     """The probe as dvc.yaml has it, and a measurement that depends on what it writes, both run with this Python."""
-    for name in ("pyproject.toml", "prunelab", "stages"):
+    for name in ("pyproject.toml", "params.yaml", "prunelab", "stages"):
         source = workspace.ROOT / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
     probe = re.search(r"^  device:.*?\n\n", (workspace.ROOT / "dvc.yaml").read_text(encoding="utf-8"), re.M | re.S)[0]

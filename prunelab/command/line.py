@@ -5,6 +5,7 @@ for torch. A study itself is run by `flows`, which starts DVC: the package doesn
 program.
 """
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -194,14 +195,26 @@ def verdict(name: str, finished: Path, markdown: bool) -> None:
 
 
 @prunelab.command()
-def mirror() -> None:
+@click.option("--follow", is_flag=True, help="Show a study while it runs, as its runner says on standard input.")
+@click.option("--begin", is_flag=True, help="Begin the study's runs and print their ids, for several machines.")
+def mirror(follow: bool, begin: bool) -> None:
     """Copy the results to MLflow.
 
     Its address is MLFLOW_TRACKING_URI, by default mlflow.db in the current folder.
     """
+    if follow and begin:
+        raise click.UsageError("--follow and --begin are two things; ask for one")
+    if follow:
+        from prunelab.mirror import follow as following
+
+        following.main()
+        return
     from prunelab.mirror import tracking
 
-    tracking.bring()
+    if begin:
+        click.echo(json.dumps(tracking.begin()))
+    else:
+        tracking.bring()
 
 
 def main(argv: list[str] | None = None) -> None:

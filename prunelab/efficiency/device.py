@@ -1,25 +1,25 @@
-"""The machine: its fingerprint (on which reuse of measurements hangs), its state, and the right to be alone on it.
+"""The machine: its fingerprint (on which reuse of measurements hangs), its state, and its name among workers.
 
 Only the standard library: the stage that writes the fingerprint always runs, so it must cost nothing.
 Nothing that changes by itself on one machine (clock, load, free memory, kernel build) is in the fingerprint.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import platform
 import shutil
 import subprocess
-import sys
-import tempfile
 from importlib import metadata
 from pathlib import Path
 
 from prunelab.errors import InputError
 
 RUNTIME = ("python", "libraries")  # what of the fingerprint belongs to the Python that runs, not to the machine
+HERE = "here"  # the setting efficiency.device for the machine that runs the study, whichever that is
+NAME = "PRUNELAB_DEVICE"  # the environment variable that says what a worker's machine is called
+PUBLISHED = Path(".prunelab/devices")
 LIBRARIES = ("torch", "transformers")  # the runtime that executes a model; another version is another machine
 
 # Variables that say how many threads compute, where, with which instructions and how exactly; set, another machine.
@@ -111,26 +111,24 @@ def waiting(root: Path = Path("/")):
         os.close(descriptor)
 
 
-@contextlib.contextmanager
-def alone(folder=None):
-    """Hold the machine-wide right to measure; a second measuring process waits here instead of spoiling both.
+def is_here(wanted: str) -> bool:
+    """Whether this is the machine that the setting efficiency.device means; a worker's name is its PRUNELAB_DEVICE."""
+    return wanted in (HERE, os.environ.get(NAME))
 
-    The lock is the kernel's, so it ends with its process, however that ends.
-    """
-    path = Path(folder or tempfile.gettempdir()) / "prunelab-measuring.lock"
-    try:
-        descriptor = os.open(path, os.O_RDONLY)  # may be another user's file, which the kernel lets us read, not create
-    except FileNotFoundError:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print("another process is measuring on this machine: waiting for it", file=sys.stderr, flush=True)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+
+def published(name: str) -> Path:
+    """The file for the fingerprint of the machine `name`, which a coordinator brings there (flows/part.py)."""
+    return PUBLISHED / f"{name}.json"
+
+
+def require(wanted: str) -> None:
+    """Raises InputError unless this is the machine on which the study measures."""
+    if not is_here(wanted):
+        raise InputError(
+            f"efficiency.device: the study is measured on {wanted!r}, and this machine is called "
+            f"{os.environ.get(NAME) or 'nothing'!r}; let a worker of {wanted!r} do it (fan_out, docs/workers.md), or "
+            f"set efficiency.device: {HERE}"
+        )
 
 
 def _cpu(root: Path) -> dict:

@@ -49,10 +49,10 @@ def litres(joules: float, litres_per_kwh: float) -> float:
 def stage_meter(name: str, out, *, long: bool = False, country: str | None = None, root: Path = Path("/")):
     """Book what the enclosed stage used in the JSON file `out` (None: nowhere); a stage that fails books nothing.
 
-    Keys: name, seconds, cpu_seconds (with child processes), cpu_share (its part of what the machine's cores did; None
-    where unknown), cpu_j, gpu_j, ram_j (gross, whole machine; None where there is no meter), provenance, meter
-    ("codecarbon" | "counters" | "time"). `long` needs `country` (ISO code), because CodeCarbon does. Raises InputError,
-    before the stage begins, where `out` is another's.
+    Keys: name, began_unix_s, seconds, cpu_seconds (with child processes), cpu_share (its part of what the machine's
+    cores did; None where unknown), cpu_j, gpu_j, ram_j (gross, whole machine; None where there is no
+    meter), provenance, meter ("codecarbon" | "counters" | "time"). `long` needs `country` (ISO code), because
+    CodeCarbon does. Raises InputError, before the stage begins, where `out` is another's.
     """
     if out is None:
         yield
@@ -63,6 +63,7 @@ def stage_meter(name: str, out, *, long: bool = False, country: str | None = Non
 
         watching = wattmeter.watch_in_background(country)
     counters = {} if long else read_counters(root)
+    began = round(time.time(), 3)
     wall, own, busy = time.perf_counter(), _cpu_seconds(), busy_seconds(root)
     try:
         yield
@@ -72,7 +73,7 @@ def stage_meter(name: str, out, *, long: bool = False, country: str | None = Non
         raise
     seconds, own = time.perf_counter() - wall, _cpu_seconds() - own
     busy = busy_seconds(root) - busy if busy is not None else None
-    booking = {"name": name, "seconds": seconds, "cpu_seconds": own}
+    booking = {"name": name, "began_unix_s": began, "seconds": seconds, "cpu_seconds": own}
     booking["cpu_share"] = min(1.0, own / busy) if busy else None
     if long:
         window, provenance = watching.stop()

@@ -81,7 +81,7 @@ def keep(folder: Path = FOLDER) -> None:
     if is_kept(wanted, folder):
         return
     from prunelab import tasks
-    from prunelab.mirror import tracking
+    from prunelab.mirror import runs
     from prunelab.study import locations, params
 
     settings = params.load()
@@ -101,7 +101,7 @@ def keep(folder: Path = FOLDER) -> None:
             "study": settings.study, "task": settings.task, "headline": column, "seeds": settings.seeds,
             "key": wanted, "settings": dumped,
             "settings_sha256": hashlib.sha256(json.dumps(dumped, sort_keys=True).encode()).hexdigest(),
-            "git_revision": tracking.commit_of_code(),
+            "git_revision": runs.commit_of_code(),
             "kept_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }  # fmt: skip
         write_json(out / ABOUT, about)

@@ -25,7 +25,19 @@ LONGEST = 300  # characters of somebody else's reason; a server's page can be lo
 
 
 class Unreachable(InputError):
-    """The MLflow store cannot be used: it does not answer, refuses, is of another version, broken or misspelt."""
+    """The MLflow store cannot be used: it does not answer, refuses, is of another version, broken or misspelt.
+
+    `why` says that alone; the text ends with what to do about finished results.
+    """
+
+    def __init__(self, why: str):
+        self.why = why
+        super().__init__(f"{why}; {LATER}")
+
+
+def is_set() -> bool:
+    """Whether somebody names a store; only then a study is shown while it runs."""
+    return bool(os.environ.get(VARIABLE, "").strip())
 
 
 def address() -> str:
@@ -95,16 +107,14 @@ def require_answer(uri: str) -> None:
     except urllib.error.HTTPError:
         return
     except OSError as error:
-        raise Unreachable(
-            f"MLflow at {shown(uri)} does not answer ({getattr(error, 'reason', error)}); {LATER}"
-        ) from None
+        raise Unreachable(f"MLflow at {shown(uri)} does not answer ({getattr(error, 'reason', error)})") from None
 
 
 def unusable(uri: str, error: Exception, done: int) -> Unreachable:
     """What MLflow raised while it used the store, as one line: the reason, what to do about it. done: runs it took."""
     reason, cure = _reason(uri, error)
     begun = f" after {done} runs" if done else ""
-    return Unreachable(f"MLflow at {shown(uri)} takes nothing{begun}: {reason}{f'; {cure}' if cure else ''}; {LATER}")
+    return Unreachable(f"MLflow at {shown(uri)} takes nothing{begun}: {reason}{f'; {cure}' if cure else ''}")
 
 
 def _reason(uri: str, error: Exception) -> tuple[str, str]:
@@ -182,4 +192,4 @@ def _scheme(uri: str) -> str:
 
 
 def _misspelt(uri: str, why: str) -> Unreachable:
-    return Unreachable(f"{VARIABLE}={shown(uri)}: {why}; correct or unset it (unset means {FILE} here); {LATER}")
+    return Unreachable(f"{VARIABLE}={shown(uri)}: {why}; correct or unset it (unset means {FILE} here)")

@@ -101,7 +101,7 @@ def read(settings, results, models) -> Study:
     for tag in settings.seeds:
         for variant in variants:
             files[f"{tag}/{variant.id}"] = _files_of(settings, tag, variant, results, models)
-        rows += [_row(settings, headline, files, tag, variant) for variant in variants]
+        rows += [row_of(settings, headline, files, tag, variant) for variant in variants]
     device = results / "device.json"
     bills = _bills(results / "energy", settings.seeds, [variant.id for variant in variants])
     known = read_json(device) if device.exists() else None
@@ -138,13 +138,15 @@ def _required(path: Path, stage: str) -> dict:
     return content
 
 
-def _row(settings, headline: Headline, files: dict, tag: str, variant: Variant) -> dict:
-    """One row: every plain value of the variant's files under its name, and what follows from dense."""
+def row_of(settings, headline: Headline, files: dict, tag: str, variant: Variant) -> dict:
+    """One row: every plain value of the variant's files under its name, and what follows from dense. Of a study that
+    still runs, as far as its files are there: `files` holds an entry for every path, which may be empty."""
     path, dense = f"{tag}/{variant.id}", f"{tag}/dense"
-    _require_same_measure(files, path, dense)
     row, mine, base = dict.fromkeys((*COLUMNS, *FURTHER, *headline.columns)), files[path], files[dense]
     other = settings.timed_as(variant)
-    work = mine.get("efficiency") or files[f"{tag}/{other}"]["efficiency"]
+    if "quality" in mine and "quality" in base:
+        _require_same_measure(files, path, dense)
+    work = mine.get("efficiency") or files.get(f"{tag}/{other}", {}).get("efficiency", {})
     taken = {key: value for key, value in work.items() if not (other and key in OWN)}
     for name, content in ({**mine, "efficiency": taken} | {"quantised": {}}).items():  # that is for its own table
         for key, value in content.items():
@@ -153,7 +155,7 @@ def _row(settings, headline: Headline, files: dict, tag: str, variant: Variant) 
                 row[key] = value
     row |= {"variant": variant.id, "method": variant.family, "rate": variant.rate, "seed": settings.seed_of(tag)}
     row |= {"path": path, "dense": dense, "timed_as": other}
-    row["stored_as"] = variant.precision or base["quality"].get("dtype")
+    row["stored_as"] = variant.precision or base.get("quality", {}).get("dtype")
     if "quantised" in mine:
         row["packed_bytes"] = mine["quantised"].get("bytes")
     row["allocation"] = mine.get("sparsity", {}).get("allocation") or variant.allocation
@@ -164,9 +166,10 @@ def _row(settings, headline: Headline, files: dict, tag: str, variant: Variant) 
     provenance = row["energy_provenance"] = work.get("energy_provenance")
     if isinstance(provenance, dict):
         row["energy_provenance"] = " ".join(f"{part}:{source}" for part, source in provenance.items())
-    row |= figures.drops(mine["quality"]) | figures.by_text(mine["quality"]) | answering.per_correct(row, work)
+    quality = mine.get("quality", {})
+    row |= figures.drops(quality) | figures.by_text(quality) | answering.per_correct(row, work)
     for column in dict.fromkeys(("loss", headline.column)):
-        whole = base["quality"].get(column)
+        whole = base.get("quality", {}).get(column)
         for end in ("", "_lo", "_hi"):
             difference = row[f"{column}_diff{end}"]
             if whole and difference is not None:
@@ -184,7 +187,7 @@ def elsewhere(study: Study, folder) -> Study:
         for variant in settings.variants():
             needed = {f"{tag}/{variant.id}", f"{tag}/{settings.timed_as(variant) or variant.id}"}
             if needed <= files.keys():
-                rows.append(_row(settings, study.headline, files, tag, variant))
+                rows.append(row_of(settings, study.headline, files, tag, variant))
     return study._replace(rows=rows, files=files, device=None)
 
 

@@ -61,6 +61,7 @@ class Train(Section):
     max_grad_norm: Positive
     precision: Literal["auto", "fp32", "bf16"]
     threads: Count | None
+    share_minutes: Positive | None
     parameters: Literal["full", "lora"]
     lora_rank: Count
     evaluate_every_epochs: Count
@@ -292,6 +293,7 @@ class Quality(Section):
 
 
 class Efficiency(Section):
+    device: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
     methods: Annotated[list[Annotated[str, Field(min_length=1)]], AfterValidator(distinct)]
     within_percent: Positive
     seconds: Seconds

@@ -11,7 +11,7 @@
 - `base: verdict` says that a study differs from that one, which is merged first, instead of from the default.
 
 A changed line has the study's comment where that has one, else the default's. What the default does not have is refused
-by `params`, as in any params.yaml.
+by `params`, as in any params.yaml. `override()` puts a dict over a whole study by the same rules, for a single run.
 """
 
 import io
@@ -87,6 +87,24 @@ def _chain(name: str, folder: Path, known: list[str]) -> list[tuple[str, Any]]:
         if name in [one for one, _ in chain]:
             raise InputError(f"{path}: base: {name} is based on this study itself; name another, or none")
     return chain
+
+
+def override(merged: Merged, overrides: dict) -> Merged:
+    """`merged` with `overrides` over it, sections of which hold only what differs, as a study's file does.
+
+    Raises InputError, which names them, where that is no study.
+    """
+    path = Path(f"{merged.name} with overrides")
+    try:
+        written = json.dumps(overrides, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: expected sections of numbers, words, lists: {error}") from None
+    whole, own = _parsed(merged.text, path), _parsed(written, path)
+    differences = list(merged.differences)
+    _put(whole, own, "", differences)
+    head = f"{HEADER.match(merged.text)[0]}# With what this run overrides: {written}\n\n"
+    text = head + _spaced(_dumped(whole), merged.text)
+    return Merged(merged.name, text, params.of_text(text, path), differences)
 
 
 def told(merged: Merged) -> str:

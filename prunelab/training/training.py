@@ -21,6 +21,7 @@ from prunelab.models import loading, models, packed, workers
 from prunelab.models.tensors import WEIGHTS, Tensors
 from prunelab.training import lowrank
 from prunelab.training.examples import Examples
+from prunelab.training.points import Points
 from prunelab.training.progress import Progress
 from prunelab.training.readings import histories
 from prunelab.training.taking import check_context, fetched, take
@@ -34,13 +35,14 @@ CURVE_COLUMNS = ("step", "epoch", "tick", "train_loss", "validation_loss", "lear
 class FiniteTrainer(Trainer):
     """The library's Trainer, stopping at the first loss that is not finite; losses are means over predicted tokens.
 
-    It says how far it is by `progress`: the examples are one epoch for the library, which would print parts of 1.
+    It says how far it is by `progress`: the examples are one epoch for the library, which would print parts of 1; and
+    what it found so far by `points`.
     """
 
-    def __init__(self, *arguments, progress: Progress, **options):
+    def __init__(self, *arguments, progress: Progress, points: Points, **options):
         super().__init__(*arguments, **options)
         self.remove_callback(PrinterCallback)
-        self.progress = progress
+        self.progress, self.points = progress, points
         # Left to itself it divides the sum by a count of its own. For classes that are not called `…ForCausalLM`, such
         # as GPT-2's, that counts a window's first token too, which nothing predicts: losses and gradients come out
         # (context - 1) / context of what they are. Nothing is accumulated here, so the model's own mean is right.
@@ -51,29 +53,44 @@ class FiniteTrainer(Trainer):
         # it resumes, and would go on from fresh weights without a word.
         loading.save(self.model, output_dir or self.args.output_dir)
 
+    def log(self, logs, *more):
+        super().log(logs, *more)
+        if "eval_loss" in logs:
+            self.points.evaluated(curve(self)[-1])
+
+    def finish(self) -> None:
+        """Say the last of it."""
+        self.progress.close()
+        self.points.close()
+
     def training_step(self, model, inputs, num_items_in_batch=None):
+        self.points.begin(self.state.global_step)
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not torch.isfinite(loss):
             raise InputError(
                 f"training step {self.state.global_step + 1}: the loss is {loss.item()}; nothing was written; "
                 "lower train.learning_rate, raise train.warmup_steps, or set train.precision: fp32"
             )
-        self.progress.step(self.state.global_step + 1, loss.item())
+        step, value = self.state.global_step + 1, loss.item()
+        self.progress.step(step, value)
+        self.points.step(step, value, self._get_learning_rate())
         return loss
 
 
-def run(settings, task, data: Path, out: Path, seed: int, callbacks=()) -> None:
+def run(settings, task, data: Path, out: Path, seed: int, callbacks=(), points: Path | None = None) -> None:
     """Train (or take) the model of `settings.train` on `data` and write the dense model's folder into `out`.
 
     `task` says where training begins and what it sees: a module of prunelab/tasks, whose `start`, `examples`, `files`
     and `beside` are asked. `callbacks` are the trainer's, beside the weight history; what decides their effect is their
-    attribute `decisive`.
+    attribute `decisive`. `points`: a file that is appended to while it trains (points.py), None: none.
     `out` is an existing empty folder. It gets a plain Hugging Face folder, `prunable.json`, `best/model.safetensors`
     and `history/`. Checkpoints live in `checkpoints/<hash of all that decides the result>/` until the run has ended,
     so that a killed run continues and a changed setting starts anew.
     """
     train, towers = settings.train, settings.prune.towers
     if not train.epochs:
+        if points is not None:
+            points.unlink(missing_ok=True)  # of a training that was killed, with other settings
         take(fetched(data), train.context, out, towers)
         task.beside(settings, data, out)
         return
@@ -85,9 +102,10 @@ def run(settings, task, data: Path, out: Path, seed: int, callbacks=()) -> None:
         work = Path("checkpoints") / _fingerprint(settings, seed, task.files(settings, data), callbacks)
         tensors = models.prunable_tensors(model, towers)
         adapted = lowrank.adapt(model, tensors, train.lora_rank, new) if train.parameters == "lora" else None
-        trainer, history, readings = _trainer(train, model, tensors, examples, work, seed, callbacks)
+        told = Points(points, work.name, examples.tokens_per_step)
+        trainer, history, readings = _trainer(train, model, tensors, examples, work, seed, callbacks, told)
         trainer.train(resume_from_checkpoint=_last_checkpoint(work))
-        trainer.progress.close()
+        trainer.finish()
         model = lowrank.merge(adapted) if adapted else model
         _write_history(history, trainer, out / "history")
         for name, reading in readings.items():
@@ -103,7 +121,9 @@ def run(settings, task, data: Path, out: Path, seed: int, callbacks=()) -> None:
     shutil.rmtree(work)
 
 
-def _trainer(train, model, tensors: list[dict], examples: Examples, work: Path, seed: int, callbacks):
+def _trainer(
+    train, model, tensors: list[dict], examples: Examples, work: Path, seed: int, callbacks, points: Points
+) -> tuple[FiniteTrainer, WeightHistory]:
     steps_per_epoch = examples.train.steps_per_epoch
     tracker = train.tracker
     steps_per_tick = tracker.every * (steps_per_epoch if tracker.tick == "epoch" else 1)
@@ -155,6 +175,7 @@ def _trainer(train, model, tensors: list[dict], examples: Examples, work: Path, 
         data_collator=examples.collate,
         callbacks=[*callbacks, *stopping, WeightHistoryCallback(history, "steps", steps_per_tick, readings)],
         progress=Progress(train.epochs * steps_per_epoch, examples.tokens_per_step, steps_per_epoch),
+        points=points,
     )
     return trainer, history, readings
 
@@ -166,6 +187,7 @@ def _in_bf16(train) -> bool:
 def _fingerprint(settings, seed: int, read: list[Path], callbacks) -> str:
     """A name for the run that changes with everything that decides its result; `read`: the files that do."""
     own = settings.model_dump(mode="json", include={"task", "price", "train"})
+    del own["train"]["share_minutes"]  # how often others get a copy decides nothing
     decisive = [own, settings.prune.towers, seed, torch.__version__, transformers.__version__, _in_bf16(settings.train)]
     decisive += [getattr(callback, "decisive", None) for callback in callbacks]
     decisive += [[path.name, sha256_file(path)] for path in read]

@@ -58,7 +58,7 @@ def test_the_lock_that_is_made_up_holds_what_the_graph_asks_of_every_row(tmp_pat
     assert len(entries) == 3 * 4
     prune = entries["prune@random-3-s1"]
     assert [out["path"] for out in prune["outs"]] == ["models/s1/random-3", "results/energy/s1/prune-random-3.json"]
-    assert prune["params"]["params.yaml"]["train"]["epochs"] == study.train.epochs
+    assert prune["params"]["params.yaml"]["train.epochs"] == study.train.epochs
     assert {"models/s1/dense", "prunelab/tasks/language"} <= {dep["path"] for dep in prune["deps"]}
     assert "${" not in (tmp_path / "dvc.lock").read_text()
 

@@ -2,13 +2,13 @@ import json
 import os
 import subprocess
 import sys
-import threading
 
 import pytest
 
 from prunelab.efficiency import device
 from prunelab.errors import InputError
 from stages import device as stage
+from tests.helpers import studies
 
 
 @pytest.fixture
@@ -175,31 +175,29 @@ def test_a_broken_driver_is_an_error_and_not_a_machine_without_gpu(gpu_tool):
         device._gpus()
 
 
-def test_a_second_measurement_waits_for_the_first(tmp_path, capfd):
-    entered = threading.Event()
-
-    def second():
-        with device.alone(tmp_path):
-            entered.set()
-
-    with device.alone(tmp_path):
-        thread = threading.Thread(target=second)
-        thread.start()
-        assert not entered.wait(0.3)
-    assert entered.wait(10)
-    thread.join()
-    assert "another process is measuring" in capfd.readouterr().err
+@pytest.fixture
+def measured_elsewhere(tmp_path, monkeypatch):
+    """A folder whose study is measured on the machine `bench`."""
+    monkeypatch.chdir(tmp_path)
+    text = studies.text("smoke").replace("  device: here ", "  device: bench ")
+    (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
+    return tmp_path
 
 
-def test_a_killed_measurement_leaves_no_lock_behind(tmp_path):
-    code = (
-        "import sys, time; from prunelab.efficiency import device\n"
-        "with device.alone(sys.argv[1]): print('in', flush=True); time.sleep(60)"
-    )
-    first = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    assert first.stdout.readline() == "in\n"
-    first.kill()
-    first.wait()
-    first.stdout.close()
-    with device.alone(tmp_path):  # would hang here
-        pass
+def test_where_another_machine_measures_its_published_fingerprint_is_the_device(measured_elsewhere):
+    with pytest.raises(InputError, match="measured on 'bench', whose fingerprint is not here; run it with fan_out"):
+        stage.main(["--out", "results/device.json"])
+    device.published("bench").parent.mkdir(parents=True)
+    device.published("bench").write_text(json.dumps({"id": "b", "cpu": "Its", "cores": 9, "memory_gb": 1, "gpus": []}))
+    stage.main(["--out", "results/device.json"])
+    assert json.loads((measured_elsewhere / "results/device.json").read_text())["cpu"] == "Its"
+    with pytest.raises(InputError, match="measured on 'bench', and this machine is called 'nothing'"):
+        device.require("bench")
+
+
+def test_the_machine_of_that_name_finds_its_own_fingerprint(measured_elsewhere, monkeypatch):
+    monkeypatch.setenv("PRUNELAB_DEVICE", "bench")
+    stage.main(["--out", "results/device.json"])
+    assert json.loads((measured_elsewhere / "results/device.json").read_text()) == device.fingerprint()
+    device.require("bench")
+    device.require("here")

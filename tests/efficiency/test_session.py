@@ -35,6 +35,7 @@ SETTINGS = {
         "threads": 1,
         "within_percent": 10,
         "methods": [],
+        "device": "here",
     },
     "energy": {
         "seconds": 0.2,

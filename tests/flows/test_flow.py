@@ -1,5 +1,6 @@
 """The study as a Prefect flow, on a toy pipeline and with a real Prefect server in the background."""
 
+import itertools
 import os
 import re
 import signal
@@ -12,6 +13,7 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.testing.utilities import prefect_test_harness
 
+from flows import running
 from flows import study as flow_module
 from tests.helpers import toy as toys
 from tests.helpers.toy import edit_params, environment, events, toy  # noqa: F401  (a fixture)
@@ -72,7 +74,8 @@ def overlap(one: tuple[float, float], other: tuple[float, float]) -> bool:
 
 
 def test_a_study_runs_one_task_a_stage_and_tells_its_progress_log_and_results(toy, server):  # noqa: F811
-    (toy / "dvc.yaml").write_text(toys.PIPELINE.format(train_seconds=0, prune_seconds=2))
+    for one, other in itertools.permutations(("prune@random-50", "prune@random-80")):
+        (toy / f"meet-{one}").write_text(other)
     assert run().is_completed()
     told = last_run()
     stages = [f"{kind}@{variant}" for kind in ("prune", "efficiency") for variant in VARIANTS]
@@ -122,7 +125,7 @@ def test_a_failing_stage_is_named_with_its_last_lines_and_others_go_on(toy, serv
 
 @pytest.mark.parametrize(("stage", "attempts"), [("fetch", 3), ("train", 2), ("efficiency@random-50", 1)])
 def test_only_fetching_and_training_are_tried_again(toy, server, monkeypatch, stage, attempts):  # noqa: F811
-    monkeypatch.setitem(flow_module.RETRIES["fetch"], "retry_delay_seconds", 0)
+    monkeypatch.setitem(running.RETRIES["fetch"], "retry_delay_seconds", 0)
     (toy / f"fail-{stage}").touch()
     assert run().is_failed()
     assert last_run()["runs"][stage] == attempts

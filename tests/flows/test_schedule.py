@@ -2,7 +2,7 @@
 
 import pytest
 
-from flows.schedule import Schedule, Start, clock, forks, remaining_seconds, shares
+from flows.schedule import Schedule, Start, clock, forks, leaves_checkpoints, of_the_machine, remaining_seconds, shares
 
 NEEDS = {
     "train": set(),
@@ -174,3 +174,26 @@ def test_what_measures_and_what_needs_no_torch_begins_in_a_process_of_its_own():
     fresh = ["efficiency-dense@s1", "efficiency@magnitude-50-s1", "efficiency-further@depth-25-s1", "runtimes@dense-s1"]
     assert not any(forks(name) for name in [*fresh, "device", "inputs", "report", "mirror"])
     assert all(forks(name) for name in ["quality@wanda-50-s1", "prune@wanda-50-s1", "efficiency-further@dense-best-s1"])
+
+
+@pytest.mark.parametrize(
+    ("name", "long"),
+    [
+        ("train@s1", True), ("prune@movement-50-s2", True), ("further@gradual-magnitude-30-s1", True),
+        ("further@dense-small-s1", True), ("prune@magnitude-50-s1", False), ("quality@movement-50-s1", False),
+        ("further@depth-25-recovered-s1", False), ("quality-further@dense-small-s1", False), ("report", False),
+    ],
+)  # fmt: skip
+def test_what_trains_so_long_that_it_leaves_checkpoints(name, long):
+    assert leaves_checkpoints(name) is long
+
+
+def test_what_is_noted_beside_a_measurement_belongs_to_the_machine_too():
+    measured = (
+        "efficiency-dense@s1",
+        "efficiency@magnitude-50-s1",
+        "efficiency-further@dense-average-s1",
+        "runtimes@x-s1",
+    )
+    assert all(map(of_the_machine, measured))
+    assert not any(map(of_the_machine, ("train@s1", "quality@magnitude-50-s1", "recommend", "device")))

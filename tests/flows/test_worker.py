@@ -1,197 +1,32 @@
-"""prefect.yaml with a real Prefect server and a real process worker, both on loopback."""
+"""prefect.yaml and automations.yaml with a real Prefect server and a real process worker, both on loopback."""
 
 import contextlib
-import importlib
-import inspect
+import json
 import os
-import shutil
-import signal
-import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import psutil
 import pytest
-import yaml
 
-from flows.study import study
-from tests.helpers import toy
+from tests.helpers import loopback, toy
+from tests.helpers.workshop import Workshop, git
 
-ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
 
-
-def deployments_file() -> dict:
-    return yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))
-
-
-def test_prefect_yaml_holds_only_keys_that_prefect_knows():
-    from prefect.cli.deploy import _models as known
-    from prefect.workers.process import ProcessVariables
-
-    def check(section: dict, model, *further: str) -> None:
-        fields = {field.alias or name for name, field in model.model_fields.items()}
-        assert section.keys() <= fields | set(further), section.keys() - fields
-
-    content = deployments_file()
-    check(content, known.PrefectYamlModel, "definitions")  # `definitions` only holds YAML anchors
-    assert [one["name"] for one in content["deployments"]] == ["study", "nightly"]
-    for deployment in content["deployments"]:
-        check(deployment, known.DeploymentConfig)
-        check(deployment["work_pool"], known.WorkPoolConfig)
-        check(deployment["work_pool"]["job_variables"], ProcessVariables)
-        for schedule in deployment.get("schedules", []):
-            known.RawScheduleConfig.model_validate(schedule)
-        if isinstance(limit := deployment["concurrency_limit"], dict):
-            check(limit, known.ConcurrencyLimitSpec)
-        path, _, name = deployment["entrypoint"].partition(":")
-        assert (ROOT / path).exists() and name == study.fn.__name__
-        inspect.signature(study.fn).bind(**deployment["parameters"])
-
-
-def test_the_pull_steps_exist_and_take_what_they_are_given():
-    for step in deployments_file()["pull"]:
-        ((name, inputs),) = step.items()
-        module, _, function = name.rpartition(".")
-        inputs.pop("id", None)
-        inspect.signature(getattr(importlib.import_module(module), function)).bind(**inputs)
-
-
-def test_every_run_has_a_working_directory_and_no_address_stands_in_the_file():
-    content = deployments_file()
-    assert content["pull"]
-    assert all(one["work_pool"]["job_variables"]["working_dir"] for one in content["deployments"])
-    assert "://" not in (ROOT / "prefect.yaml").read_text(encoding="utf-8")
-
-
-# ---- from here on with servers ----
-
-
-def git(folder: Path, *words: str) -> str:
-    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
-    return subprocess.run(["git", *identity, *words], cwd=folder, check=True, capture_output=True, text=True).stdout
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-class Workshop:
-    """An origin, a worker's clone of it, a Prefect server and a worker; commands run with its addresses."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.source, self.origin, self.clone = folder / "source", folder / "origin.git", folder / "clone"
-        port = free_port()
-        self.environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "PYTHONPATH"))},
-            "PREFECT_HOME": str(folder / "prefect"),
-            "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "3",
-            "PREFECT_WORKER_QUERY_SECONDS": "2",
-            "PREFECT_WORKER_PREFETCH_SECONDS": "2",
-            "DO_NOT_TRACK": "1",
-            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-        }
-        self.environment.pop("MLFLOW_TRACKING_URI", None)
-        self.started: list[subprocess.Popen] = []
-        self.log = folder / "log.txt"
-        self.port = port
-
-    def publish(self, message: str) -> None:
-        git(self.source, "add", "-A")
-        git(self.source, "commit", "-qm", message)
-        git(self.source, "push", "-q", str(self.origin), "HEAD:refs/heads/main")
-
-    def start(self, *words: str) -> None:
-        """A server or worker in the background. It must not inherit an ignored SIGINT, or SIGTERM will not end it."""
-        with self.log.open("ab") as log:
-            self.started.append(
-                subprocess.Popen(
-                    [sys.executable, "-m", "prefect", *words],
-                    cwd=self.clone,
-                    env=self.environment,
-                    stdout=log,
-                    stderr=log,
-                    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-                )
-            )
-
-    def prefect(self, *words: str) -> None:
-        command = [sys.executable, "-m", "prefect", "--no-prompt", *words]
-        done = subprocess.run(command, cwd=self.clone, env=self.environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-
-    def client(self):
-        from prefect.client.orchestration import SyncPrefectClient
-
-        return SyncPrefectClient(self.environment["PREFECT_API_URL"])
-
-    def wait(self, condition, seconds: float, what: str):
-        """What `condition` returns as soon as that is true; the log when it never is."""
-        deadline = time.monotonic() + seconds
-        while not (found := condition()):
-            assert time.monotonic() < deadline, f"{what} after {seconds} s:\n{self.log.read_text()[-5000:]}"
-            assert all(one.poll() is None for one in self.started), self.log.read_text()[-5000:]
-            time.sleep(0.5)
-        return found
-
-    def finished(self, deployment: str, seconds: float):
-        """The newest run of a deployment once it has ended, as (run, its log lines)."""
-        from prefect.client.schemas import filters
-
-        def ended():
-            with self.client() as client:
-                runs = client.read_flow_runs(
-                    deployment_filter=filters.DeploymentFilter(name=filters.DeploymentFilterName(any_=[deployment])),
-                    sort="EXPECTED_START_TIME_DESC",
-                )
-                runs = [run for run in runs if run.state.is_final()]
-                return runs[0] if runs else None
-
-        run = self.wait(ended, seconds, f"no run of {deployment} ended")
-        with self.client() as client:
-            lines = client.read_logs(
-                filters.LogFilter(flow_run_id=filters.LogFilterFlowRunId(any_=[run.id])), limit=200
-            )
-        return run, [line.message for line in lines]
-
-    def close(self) -> None:
-        for one in reversed(self.started):
-            tree = [one, *psutil.Process(one.pid).children(recursive=True)] if one.poll() is None else [one]
-            one.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                one.wait(20)
-            for process in tree:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
+HOUR = f"36{os.getpid()}"  # seconds of a training; no other process here sleeps so long
+FEW = {"methods": ["random", "magnitude"], "rates": [50, 80], "further": []}  # variants, as many as the toy knows
 
 
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory):
     place = Workshop(tmp_path_factory.mktemp("workshop"))
-    place.source.mkdir()
-    for name in git(ROOT, "ls-files", "-co", "--exclude-standard").splitlines():  # the tree as it is, committed or not
-        if (ROOT / name).exists():
-            (place.source / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, place.source / name)
-    git(place.source, "init", "-q", "-b", "main")
-    git(place.folder, "init", "-q", "--bare", "-b", "main", str(place.origin))
-    place.publish("the tree under test")
-    git(place.folder, "clone", "-q", str(place.origin), str(place.clone))
-    (place.clone / ".prunelab").mkdir()
-    (place.clone / ".prunelab" / "worker").touch()
     try:
-        place.start("server", "start", "--host", "127.0.0.1", "--port", str(place.port))
-        place.wait(lambda: place.client().api_healthcheck() is None, 180, "the server does not answer")
-        place.prefect("work-pool", "create", "gpu", "--type", "process")
-        place.prefect("deploy", "--all")
-        place.start("worker", "start", "--pool", "gpu", "--type", "process", "--limit", "1")
+        place.start_server()
+        place.start_worker("gpu")
         yield place
     finally:
         place.close()
@@ -199,55 +34,80 @@ def workshop(tmp_path_factory):
 
 def deployment(place: Workshop, name: str):
     with place.client() as client:
-        return client.read_deployment_by_name(f"study/{name}")
+        return client.read_deployment_by_name(name)
 
 
-@pytest.mark.slow
+def publish_toy(place: Workshop, train_seconds) -> str:
+    (place.source / "stage.sh").write_text(toy.STAGE)
+    (place.source / "table.csv").write_text(toy.TABLE)
+    (place.source / "dvc.yaml").write_text(toy.PIPELINE.format(train_seconds=train_seconds, prune_seconds=0))
+    (place.source / "when.txt").write_text(str(time.time()))
+    return place.publish(f"a training of {train_seconds} s")
+
+
+def sleeping() -> list[int]:
+    return [one.pid for one in psutil.process_iter(["cmdline"]) if one.info["cmdline"] == ["sleep", HOUR]]
+
+
+def schedule(place: Workshop, name: str, rule, **parameters) -> None:
+    from prefect.client.schemas.actions import DeploymentScheduleCreate
+
+    with place.client() as client:
+        once = DeploymentScheduleCreate(schedule=rule, active=True, parameters=parameters)
+        client.create_deployment_schedules(deployment(place, name).id, [once])
+
+
+def test_what_is_deployed_is_what_the_file_says(workshop):
+    found = {name: deployment(workshop, f"study/{name}") for name in ("study", "nightly", "smoke")}
+    assert {name: one.work_pool_name for name, one in found.items()} == {
+        "study": "gpu", "nightly": "gpu", "smoke": "cpu",
+    }  # fmt: skip
+    assert found["smoke"].parameters["study"] == "smoke" and found["study"].parameters["study"] is None
+    assert [str(one.schedule.cron) for one in found["nightly"].schedules] == ["0 2 * * *"]
+    assert found["nightly"].concurrency_options.collision_strategy.value == "CANCEL_NEW"
+    assert not found["study"].schedules and found["study"].enforce_parameter_schema
+    with workshop.client() as client:
+        assert len(client.read_automations()) == 2
+
+
+def test_parameters_of_the_wrong_kind_are_refused_when_the_run_is_asked_for(workshop):
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    for wrong in ({"workers": 0}, {"targets": "quality"}, {"overrides": "train.epochs=3"}):
+        with pytest.raises(PrefectHTTPStatusError, match="409"):
+            workshop.run("study/study", **wrong)
+
+
 def test_a_scheduled_run_of_the_smoke_study_completes_on_the_worker(workshop):
     """The schedule itself must fire: two versions of libraries (see pyproject.toml) break exactly that, silently."""
-    from prefect.client.schemas.actions import DeploymentScheduleCreate
     from prefect.client.schemas.schedules import IntervalSchedule
 
     soon = datetime.now(UTC) + timedelta(seconds=10)
-    schedule = IntervalSchedule(interval=timedelta(days=1), anchor_date=soon)
-    nightly = deployment(workshop, "nightly")
-    assert [str(one.schedule.cron) for one in nightly.schedules] == ["0 2 * * *"]
-    with workshop.client() as client:
-        once = DeploymentScheduleCreate(schedule=schedule, active=True, parameters={"study": "smoke"})
-        client.create_deployment_schedules(nightly.id, [once])
-    run, lines = workshop.finished("nightly", 900)
-    assert run.auto_scheduled and run.state_name == "Completed", "\n".join(lines[-40:])
+    schedule(workshop, "study/nightly", IntervalSchedule(interval=timedelta(days=1), anchor_date=soon), study="smoke")
+
+    def first():
+        return next((run for run in workshop.runs("nightly") if run.state.is_final()), None)
+
+    run = workshop.wait(first, 900, "no run of nightly ended")
+    assert run.auto_scheduled and run.state_name == "Completed", "\n".join(workshop.lines(run)[-40:])
     assert run.work_pool_name == "gpu"
     assert (workshop.clone / "report" / "results.csv").exists()
     assert (workshop.clone / "mlflow.db").exists()
 
 
-@pytest.mark.slow
 def test_a_run_takes_the_newest_commit_keeps_results_and_cancelling_it_leaves_no_process(workshop):
-    hour = f"36{os.getpid()}"  # no other process here sleeps so long
     kept = workshop.clone / "results" / "kept"
     kept.parent.mkdir(exist_ok=True)
     kept.touch()
-    (workshop.source / "stage.sh").write_text(toy.STAGE)
-    (workshop.source / "table.csv").write_text(toy.TABLE)
-    (workshop.source / "dvc.yaml").write_text(toy.PIPELINE.format(train_seconds=hour, prune_seconds=0))
-    workshop.publish("a training of an hour")
-    with workshop.client() as client:
-        run = client.create_flow_run_from_deployment(deployment(workshop, "study").id)
-    events = workshop.clone / "events.log"
-    workshop.wait(lambda: events.exists() and "start train" in events.read_text(), 180, "the training did not start")
-    assert git(workshop.clone, "rev-parse", "HEAD") == git(workshop.source, "rev-parse", "HEAD")
+    newest = publish_toy(workshop, HOUR)
+    run = workshop.run("study/study")
+    workshop.wait(sleeping, 180, "the training did not start")
+    assert git(workshop.clone, "rev-parse", "HEAD").strip() == newest
     assert kept.exists()
-
-    def sleeping() -> list[int]:
-        return [one.pid for one in psutil.process_iter(["cmdline"]) if one.info["cmdline"] == ["sleep", hour]]
-
-    assert sleeping()
     began = time.monotonic()
     workshop.prefect("flow-run", "cancel", str(run.id))
     workshop.wait(lambda: not sleeping(), 60, "the stage still runs")
-    ended, _ = workshop.finished("study", 60)
-    assert ended.state_name == "Cancelled"
+    assert workshop.ended(run, 60).state_name == "Cancelled"
     assert time.monotonic() - began < 60
     ours = (str(workshop.clone), "flows/process.py")
     left = [
@@ -258,12 +118,106 @@ def test_a_run_takes_the_newest_commit_keeps_results_and_cancelling_it_leaves_no
     assert left == []
 
 
-@pytest.mark.slow
+def as_if_scheduled_days_ago(place: Workshop, first: datetime) -> None:
+    """Make the three nights from `first` on look like nights, which the server schedules days before. Of a run that was
+    scheduled within five minutes it holds the event Late back until it has seen that of its scheduling, which it never
+    sends."""
+    base = place.folder / "prefect" / "prefect.db"
+    nights = "SELECT id FROM flow_run WHERE auto_scheduled AND expected_start_time BETWEEN ? AND ?"
+    between = [f"{moment:%Y-%m-%d %H:%M:%S.%f}" for moment in (first, first + timedelta(seconds=15))]
+    earlier = "UPDATE flow_run_state SET timestamp = strftime('%Y-%m-%d %H:%M:%f000', timestamp, '-1 day')"
+
+    def there() -> bool:
+        with contextlib.closing(sqlite3.connect(base, timeout=30)) as connection:
+            return len(connection.execute(nights, between).fetchall()) == 3
+
+    place.wait(there, 30, "the three nights were not scheduled")
+    with contextlib.closing(sqlite3.connect(base, timeout=30)) as connection, connection:
+        connection.execute(f"{earlier} WHERE flow_run_id IN ({nights})", between)
+
+
+def test_nights_that_find_the_worker_taken_are_left_out_and_no_other_run_is_touched(workshop):
+    from prefect.client.schemas.schedules import RRuleSchedule
+
+    before = len([run for run in workshop.runs("nightly") if run.state.is_final()])
+    publish_toy(workshop, HOUR)
+    holding, other = workshop.run("study/study"), workshop.run("study/smoke")  # no worker asks for `other`
+    workshop.wait(sleeping, 180, "the training did not start")
+    first = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=12)
+    last = first + timedelta(seconds=10)
+    ticks = f"DTSTART:{first:%Y%m%dT%H%M%SZ}\nRRULE:FREQ=SECONDLY;INTERVAL=5;UNTIL={last:%Y%m%dT%H%M%SZ}"
+    schedule(workshop, "study/nightly", RRuleSchedule(rrule=ticks, timezone="UTC"))
+    as_if_scheduled_days_ago(workshop, first)
+
+    def nights() -> list[str]:
+        due = [run for run in workshop.runs("nightly") if run.expected_start_time <= datetime.now(UTC)]
+        return [run.state_name for run in due][: len(due) - before]
+
+    workshop.wait(lambda: nights() == ["Cancelled"] * 3, 90, "three nights were not left out")
+    with workshop.client() as client:
+        assert client.read_flow_run(holding.id).state_name == "Running"
+        assert client.read_flow_run(other.id).state_name == "Late"
+        client.delete_flow_run(other.id)
+    workshop.prefect("flow-run", "cancel", str(holding.id))
+    workshop.ended(holding, 60)
+
+
+def test_another_revision_runs_in_a_folder_of_its_own_with_overrides_and_only_as_far_as_its_targets(workshop):
+    earlier = publish_toy(workshop, 0)
+    (workshop.source / "dvc.yaml").write_text("stages: {}\n")
+    workshop.publish("no study any more")
+    run = workshop.run("study/study", revision=earlier, overrides={"prune": FEW}, targets=["prune@random-50"])
+    ended = workshop.ended(run, 180)
+    assert ended.state_name == "Completed", "\n".join(workshop.lines(run)[-40:])
+    folder = workshop.clone / ".prunelab" / "revisions" / earlier[:12]
+    assert toy.started(folder) == [
+        "device",
+        "train",
+        "prune@random-50",
+    ]  # what was fetched comes from the clone's cache
+    assert "# With what this run overrides: " in (folder / "params.yaml").read_text()
+    assert (workshop.clone / "dvc.yaml").read_text() == "stages: {}\n"
+
+
+def test_overrides_that_are_no_settings_end_a_run_before_anything_starts_and_a_webhook_is_told(workshop):
+    publish_toy(workshop, 0)
+    before, sent = toy.started(workshop.clone), []
+    with loopback.serve(lambda path, attempt: (200, {}, b"ok"), sent) as (address, asked):
+        tell = {**workshop.environment, "PRUNELAB_WEBHOOK": f"{address}/room/secret-of-the-room"}
+        for _ in range(2):  # the second time takes the place of the first
+            subprocess.run([sys.executable, "-m", "flows.notify"], cwd=workshop.clone, env=tell, check=True)
+        ended = workshop.ended(workshop.run("study/study", overrides={"train": {"epoch": 3}}), 120)
+
+        def texts() -> list[str]:
+            return [text for text in (json.loads(body)["text"] for body in sent) if str(ended.id) in text]
+
+        workshop.wait(texts, 60, "the webhook was not told of this run")
+        time.sleep(1)
+    assert ended.state_name == "Failed" and "did you mean 'epochs'" in ended.state.message
+    assert toy.started(workshop.clone) == before
+    (told,) = texts()
+    assert told.startswith(f"study of params.yaml ({ended.name}): Failed\n") and "did you mean 'epochs'" in told
+    assert {*asked} == {"/room/secret-of-the-room"}
+    assert "secret-of-the-room" not in workshop.log.read_text()
+
+
+def test_a_run_whose_worker_has_gone_without_a_word_is_marked_crashed(workshop):
+    publish_toy(workshop, HOUR)
+    run = workshop.run("study/study")
+    workshop.wait(sleeping, 180, "the training did not start")
+    worker = workshop.started.pop()
+    for process in [*psutil.Process(worker.pid).children(recursive=True), worker]:
+        process.kill()
+    worker.wait()
+    ended = workshop.ended(run, 240)
+    assert ended.state_name == "Crashed" and "no sign of life" in ended.state.message
+    workshop.wait(lambda: not sleeping(), 30, "the stage outlived its run")
+    workshop.start_worker("gpu")
+
+
 def test_a_folder_that_is_not_declared_a_workers_own_is_not_reset(workshop):
     (workshop.clone / ".prunelab" / "worker").unlink()
     (workshop.clone / "params.yaml").write_text("precious\n")
-    with workshop.client() as client:
-        run = client.create_flow_run_from_deployment(deployment(workshop, "study").id)
-        workshop.wait(lambda: client.read_flow_run(run.id).state.is_final(), 90, "the run did not end")
-        assert client.read_flow_run(run.id).state_name in ("Failed", "Crashed")
+    ended = workshop.ended(workshop.run("study/study"), 90)
+    assert ended.state_name in ("Failed", "Crashed")
     assert (workshop.clone / "params.yaml").read_text() == "precious\n"

@@ -267,3 +267,53 @@ def test_what_changed_takes_along_everything_that_reads_it(toy):  # noqa: F811
 )
 def test_lines_of_dvc_that_tell_an_outcome_are_understood(line, told):
     assert repro.outcome(line) == told
+
+
+def test_overrides_go_over_a_study_as_its_own_file_would(toy, capsys):  # noqa: F811
+    settings = workspace.choose("small", {"train": {"epochs": 3, "tracker": {"every": 3}}, "seeds": ["s1", "s2"]})
+    assert (settings.train.epochs, settings.train.tracker.every, settings.seeds) == (3, 3, ["s1", "s2"])
+    assert settings.train.batch_size == workspace.studies.merge("small").settings.train.batch_size
+    assert params.load(toy / "params.yaml") == settings
+    told = capsys.readouterr().out
+    assert "epochs 20 → 3" in told and "seeds" in told
+    text = (toy / "params.yaml").read_text()
+    assert '# With what this run overrides: {"train": {"epochs": 3' in text
+    assert workspace.choose("small").train.epochs == 20  # it was merged here: nothing is lost
+
+
+def test_overrides_go_over_the_params_that_are_there_where_no_study_is_named(toy):  # noqa: F811
+    assert workspace.choose(None, {"train": {"epochs": 3}}).train.epochs == 3
+    edit_params(toy, train={"epochs": 7})
+    with pytest.raises(InputError, match="'overrides' would overwrite it"):
+        workspace.choose(None, {"train": {"epochs": 3}})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"trian": {}}, "did you mean 'train'"),
+        ({"train": {"epoch": 3}}, "train.epoch: unknown key"),
+        ({"train": 3}, "train: "),
+        ({"prune": {"methods": ["magnitude; touch x"]}}, "there is no method 'magnitude; touch x'"),
+        ({"train": {"learning_rate": float("nan")}}, "with overrides: expected sections"),
+    ],
+)
+def test_overrides_that_are_no_settings_are_refused_in_a_line(toy, overrides, words):  # noqa: F811
+    before = (toy / "params.yaml").read_bytes()
+    with pytest.raises(InputError) as caught:
+        workspace.choose("small", overrides)
+    assert words in str(caught.value) and "small with overrides" in str(caught.value)
+    assert (toy / "params.yaml").read_bytes() == before
+
+
+def test_targets_take_along_what_they_need_and_nothing_else(toy):  # noqa: F811
+    stages = graph.read()
+    wanted = graph.towards(stages, ["efficiency@random-50", "train"])
+    assert wanted.needs.keys() == {"device", "fetch", "train", "prune@random-50", "efficiency@random-50"}
+    assert wanted.probes == {"device"} and wanted.last == set()
+    assert graph.towards(stages, ["mirror"]) == stages
+    assert {name for name in graph.towards(stages, ["prune"]).needs if "@" in name} == {
+        "prune@random-50", "prune@random-80", "prune@magnitude-50", "prune@magnitude-80",
+    }  # fmt: skip
+    with pytest.raises(InputError, match=r"targets: there is no stage 'prun' \(did you mean 'prune'\?\)"):
+        graph.towards(stages, ["prun"])

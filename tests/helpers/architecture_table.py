@@ -59,10 +59,10 @@ RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 INTRODUCTION = """\
 # What holds for which architecture
 
-Written by `python -m tests.helpers.architecture_table`, checked by a slow test. A small random model of each
-of {trained} architectures, with its windows, groups, experts and odd switches on, goes through the stages twice:
-trained here for a few steps, and fetched as a folder that others published. What comes out is compared with the same
-done plainly, by hooks and hand on the whole model in memory (`architecture_checks.py` and `by_hand.py` of
+Written by `python -m tests.helpers.architecture_table`; a slow test makes some of its rows again. A small random
+model of each of {trained} architectures, with its windows, groups, experts and odd switches on, goes through the stages
+twice: trained here for a few steps, and fetched as a folder that others published. What comes out is compared with the
+same done plainly, by hooks and hand on the whole model in memory (`architecture_checks.py` and `by_hand.py` of
 `tests/helpers/`).
 
 *exact*: equal to the plain reference. *refused*: the user gets the sentence of that number, and no result. There is no

@@ -21,6 +21,12 @@ TASKS = "prunelab/tasks"
 ANY_TASK = f"{TASKS}/${{task}}"  # as dvc.yaml says it
 
 
+def settings_of(stage: dict) -> list[str]:
+    """The settings that a stage of dvc.yaml depends on; a list that stages share stands there behind `params.yaml:`."""
+    told = stage.get("params", [])
+    return [name for one in told for name in (one["params.yaml"] if isinstance(one, dict) else [one])]
+
+
 def code_of(stage: str, names=tasks.NAMES) -> set[str]:
     """The stage's own file and the folders of prunelab/ (or its single files) that it imports, from the root, for
     studies of the tasks `names`."""

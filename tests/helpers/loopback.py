@@ -10,13 +10,18 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @contextlib.contextmanager
-def serve(answer):
-    """Serve `answer(path, attempt) -> (status, headers, body)` on loopback; yields (address, list of paths asked)."""
+def serve(answer, sent: list | None = None):
+    """Serve `answer(path, attempt) -> (status, headers, body)` on loopback; yields (address, list of paths asked).
+
+    sent: gets the body of every request.
+    """
     asked = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            if sent is not None:
+                sent.append(body)
             path = self.path.split("?")[0]
             asked.append(path)
             status, headers, body = answer(path, asked.count(path))

@@ -1,6 +1,8 @@
 """A toy pipeline with the real one's shape (a probe, a matrix, measuring stages, a report) for tests of what runs it.
 
-Its stages are `stage.sh NAME SECONDS OUTPUT`: they note when they start and end in events.log and print a line.
+Its stages are `stage.sh NAME SECONDS OUTPUT`: they note when they start and end in events.log and print a line. Where a
+file `meet-NAME` is, the stage waits a minute for the one that is named there to have started, too; where `fail-NAME`
+is, it breaks.
 """
 
 import os
@@ -15,6 +17,9 @@ ROOT = Path(__file__).parents[2]
 STAGE = """\
 echo "start $1 $$ $(date +%s.%N)" >> events.log
 echo "this is $1"
+if [ -e "meet-$1" ]; then
+  for turn in $(seq 600); do grep -q "^start $(cat "meet-$1") " events.log && break; sleep 0.1; done
+fi
 sleep $2
 [ -e "fail-$1" ] && echo "about to break" && echo "broken on purpose" >&2 && exit 3
 mkdir -p "$(dirname $3)"
@@ -53,6 +58,59 @@ stages:
       - cp table.csv report/results.csv
       - echo '{{}}' > report/metrics.json
     deps: [results/random-50, results/random-80, results/magnitude-50, results/magnitude-80, table.csv]
+    outs: [report]
+  mirror:
+    cmd: sh stage.sh mirror 0 /dev/null
+    deps: [report]
+    always_changed: true
+"""
+
+# With an axis of seeds and the real probe of the machine, for what is shared out to workers. A training NAME takes an
+# hour where a file `hold-NAME` is.
+SEEDED = """\
+stages:
+  device:
+    cmd: python -m stages.device --out results/device.json
+    outs: [results/device.json]
+    params: [efficiency.device]
+    always_changed: true
+  fetch:
+    cmd: sh stage.sh fetch 0 data/text
+    params: [fetch.split.seed]
+    outs: [data/text]
+  train:
+    foreach: ${seeds}
+    do:
+      cmd: "[ ! -e hold-train@${item} ] || sleep 3600; sh stage.sh train@${item} 0 models/${item}/dense"
+      deps: [data/text]
+      params: [train.epochs]
+      outs: ["models/${item}/dense"]
+  prune:
+    matrix: {method: "${prune.methods}", rate: "${prune.rates}", seed: "${seeds}"}
+    cmd: >-
+      sh stage.sh prune@${item.method}-${item.rate}-${item.seed} 0
+      models/${item.seed}/${item.method}-${item.rate}
+    deps: ["models/${item.seed}/dense"]
+    outs: ["models/${item.seed}/${item.method}-${item.rate}"]
+  quality:
+    matrix: {method: "${prune.methods}", rate: "${prune.rates}", seed: "${seeds}"}
+    cmd: >-
+      sh stage.sh quality@${item.method}-${item.rate}-${item.seed} 0
+      results/${item.seed}/${item.method}-${item.rate}/quality
+    deps: ["models/${item.seed}/${item.method}-${item.rate}"]
+    outs: ["results/${item.seed}/${item.method}-${item.rate}/quality"]
+  efficiency:
+    matrix: {method: "${efficiency.methods}", rate: "${prune.rates}", seed: "${seeds}"}
+    cmd: >-
+      sh stage.sh efficiency@${item.method}-${item.rate}-${item.seed} 0
+      results/${item.seed}/${item.method}-${item.rate}/time
+    deps: ["models/${item.seed}/${item.method}-${item.rate}", results/device.json]
+    outs: ["results/${item.seed}/${item.method}-${item.rate}/time"]
+  report:
+    cmd:
+      - sh stage.sh report 0 report/index.html
+      - cp table.csv report/results.csv
+    deps: [models, results, table.csv]
     outs: [report]
   mirror:
     cmd: sh stage.sh mirror 0 /dev/null
@@ -104,18 +162,27 @@ def make(folder: Path, train_seconds: float = 0, prune_seconds: float = 0) -> Pa
 
 
 def environment(**more: str) -> dict[str, str]:
-    """For a command in the toy's folder: our modules importable, no MLflow server there, no telemetry."""
+    """For a command in the toy's folder: our modules importable, no MLflow server named, no telemetry."""
+    own = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
     quiet = {"DVC_NO_ANALYTICS": "1", "DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-    return {**os.environ, **quiet, "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": "http://127.0.0.1:9", **more}
+    return {**own, **quiet, "PYTHONPATH": str(ROOT), **more}
 
 
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
     """The toy pipeline in a temporary folder, which is the current one."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     for name, value in environment().items():
         monkeypatch.setenv(name, value)
     return make(tmp_path)
+
+
+def started(folder: Path) -> list[str]:
+    """The stages that have begun there, each time that they did."""
+    file = folder / "events.log"
+    lines = file.read_text().splitlines() if file.exists() else []
+    return [line.split()[1] for line in lines if line.startswith("start ")]
 
 
 def events(folder: Path) -> dict[str, tuple[float, float]]:

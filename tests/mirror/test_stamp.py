@@ -5,7 +5,6 @@ import os
 import sqlite3
 import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pytest
 
 from prunelab.mirror import kept, stamp, store
 from stages import mirror
-from tests.helpers import finished, loopback
+from tests.helpers import finished, loopback, mlflow_server
 from tests.helpers.finished import ROOT
 
 HEAVY = ("mlflow", "torch", "pandas", "numpy", "pydantic", "ruamel", "yaml", "urllib.request")
@@ -147,40 +146,13 @@ def test_what_a_server_missed_is_brought_when_it_is_up_again(study):
     port = loopback.closed_port()
     address = f"http://127.0.0.1:{port}"
     assert "does not answer" in run(study, MLFLOW_TRACKING_URI=address)
-    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
-    command += [
-        "--backend-store-uri",
-        f"sqlite:///{study / 'server.db'}",
-        "--artifacts-destination",
-        str(study / "far"),
-    ]
-    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with (study / "server.log").open("w") as log:
-        server = subprocess.Popen(
-            command, cwd=study, env=os.environ | quiet, stdout=log, stderr=log, start_new_session=True
-        )
-    try:
-        wait_for(f"{address}/health")
+    with mlflow_server.serve(study, port):
         assert "5 new runs, 0 there already" in run(study, MLFLOW_TRACKING_URI=address)
         assert "holds these results already" in run(study, MLFLOW_TRACKING_URI=address)
         delete_run(address, json.loads(stamp.PATH.read_text())["runs"][0])
         assert "1 new runs, 4 there already" in run(study, MLFLOW_TRACKING_URI=address)
-    finally:
-        os.killpg(server.pid, 15)
-        server.wait(timeout=30)
 
 
 def delete_run(address: str, run_id: str) -> None:
     body, told = json.dumps({"run_id": run_id}).encode(), {"Content-Type": "application/json"}
     urllib.request.urlopen(urllib.request.Request(f"{address}/api/2.0/mlflow/runs/delete", body, told)).close()
-
-
-def wait_for(address: str, seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        try:
-            urllib.request.urlopen(address, timeout=2).close()
-            return
-        except (TimeoutError, OSError):
-            time.sleep(0.5)
-    raise AssertionError(f"{address} did not come up in {seconds} s")

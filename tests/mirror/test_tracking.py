@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from prunelab.errors import InputError
-from prunelab.mirror import entries, stamp, tracking
+from prunelab.mirror import entries, stamp, tracking, views
+from prunelab.report import results
 from prunelab.study import params
 from tests.helpers import finished, loopback
 
@@ -117,10 +118,35 @@ def test_with_several_seeds_a_run_s_name_says_its_seed_and_its_files_are_those_o
 
 def test_the_training_curve_belongs_to_the_dense_model_and_leaves_gaps_out(study):
     assert made()["dense"].curve == [
-        (100, "epoch", 1.0), (100, "train_loss", 2.5), (100, "validation_loss", 2.4),
-        (200, "epoch", 2.0), (200, "train_loss", 2.0),
+        (100, "epoch", 1.0, None), (100, "train_loss", 2.5, None), (100, "validation_loss", 2.4, None),
+        (200, "epoch", 2.0, None), (200, "train_loss", 2.0, None),
     ]  # fmt: skip
     assert made()["random-50"].curve == []
+
+
+def test_what_the_training_said_by_the_clock_stands_in_its_curve_and_gives_evaluations_their_time(study):
+    said = [
+        {"at": 10.5, "step": 40, "recent_train_loss": 2.9, "tokens_per_second": 700.0},
+        {"at": 20.0, "step": 100, "epoch": 1.0, "train_loss": 2.5, "validation_loss": 2.4},
+    ]
+    place = study / "results" / "s1" / "dense"
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "training.jsonl").write_text("".join(json.dumps(line) + "\n" for line in said))
+    assert made()["dense"].curve == made()["default"].curve == [
+        (40, "recent_train_loss", 2.9, 10_500), (40, "tokens_per_second", 700.0, 10_500),
+        (100, "epoch", 1.0, 20_000), (100, "train_loss", 2.5, 20_000), (100, "validation_loss", 2.4, 20_000),
+        (200, "epoch", 2.0, None), (200, "train_loss", 2.0, None),
+    ]  # fmt: skip
+
+
+def test_a_run_is_known_again_where_rows_were_added_and_is_another_one_where_its_training_changed(study):
+    settings = params.load()
+    prune, train = settings.prune, settings.train
+    more = settings.model_copy(update={"prune": prune.model_copy(update={"rates": ["50", "80"]})})
+    longer = settings.model_copy(update={"train": train.model_copy(update={"epochs": train.epochs + 1})})
+    assert entries.key(settings, "s1/dense") == entries.key(more, "s1/dense") != entries.key(longer, "s1/dense")
+    assert entries.key(settings, entries.STUDY) != entries.key(more, entries.STUDY)  # its list of rows is a parameter
+    assert len({entry.key for entry in made().values()}) == 5
 
 
 def test_the_study_holds_every_setting_and_the_numbers_of_metrics_json_but_no_flags(study):
@@ -157,10 +183,22 @@ def test_two_studies_with_equal_figures_are_told_apart(study):
     assert made()["dense"].content() != before
 
 
-def test_the_link_compares_the_runs_at_once_and_shows_the_list_when_they_are_too_many():
-    link = tracking.compare_link("http://host:1/", "7", ["a", "b"])
-    assert link == "http://host:1/#/compare-runs?runs=%5B%22a%22%2C%22b%22%5D&experiments=%5B%227%22%5D"
-    assert tracking.compare_link("sqlite:///x", "7", ["a"] * 51) == "http://127.0.0.1:5000/#/experiments/7/runs"
+def test_the_link_opens_the_view_of_the_rows():
+    opens = "/#/experiments/7/runs?viewStateShareKey=prunelab&compareRunsMode=CHART"
+    assert tracking.compare_link("http://host:1/", "7") == f"http://host:1{opens}"
+    assert tracking.compare_link("sqlite:///x", "7") == f"http://127.0.0.1:5000{opens}"
+
+
+def test_the_view_shows_figures_that_runs_have_and_names_the_headline_of_the_task_first(study):
+    view, dense = json.loads(views.state(params.load())), made()["dense"]
+    kinds = {"metrics": results.COLUMNS, "params": dense.params, "tags": dense.tags}
+    for column in view["selectedColumns"]:
+        kind, _, name = column.partition(".")
+        assert name.strip("`") in kinds[kind], column
+    assert view["selectedColumns"][:3] == ["metrics.`loss`", "metrics.`rate`", "params.`method`"]
+    parallel, *scatter = view["compareRunCharts"]
+    assert {*parallel["selectedMetrics"]} <= {*results.COLUMNS} and len(scatter) == 3
+    assert len(views.state(params.load())) < 5000  # what MLflow keeps of a tag
 
 
 def test_a_server_that_is_down_fails_the_command_with_one_line_but_not_a_study(study, monkeypatch, capsys):
@@ -215,6 +253,23 @@ def runs(folder: Path) -> list:
 
     client = mlflow.MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
     return client.search_runs([client.get_experiment_by_name("prunelab-default").experiment_id])
+
+
+def test_a_run_s_source_is_the_git_revision_and_says_where_files_differ_from_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert tracking.runs.revision() == {
+        "git.commit": "unknown", "mlflow.source.type": "LOCAL", "mlflow.source.name": "prunelab"
+    }  # fmt: skip
+    (tmp_path / "file").write_text("x")
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+    for words in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-qm", "t"]):
+        subprocess.run(["git", *words], check=True)
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    clean = tracking.runs.revision()
+    assert clean["mlflow.source.name"] == f"prunelab@{commit[:12]}" and clean["mlflow.source.git.commit"] == commit
+    (tmp_path / "file").write_text("y")
+    dirty = tracking.runs.revision()
+    assert dirty["mlflow.source.name"] == f"prunelab@{commit[:12]}-dirty" and dirty["git.commit"] == f"{commit}-dirty"
 
 
 @pytest.mark.slow

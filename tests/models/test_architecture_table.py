@@ -1,18 +1,42 @@
 """docs/architectures.md is what the command writes today, and every cell of it is exact or a refusal."""
 
+import html
+import re
+
 import pytest
 
 from prunelab.errors import InputError
 from prunelab.pruning import scores
 from tests.helpers import architecture_checks, architecture_table, zoo
 
+# One of each way in which the package treats an architecture: where positions come from, whether heads share keys,
+# layers that are one or fused, a tied head, experts. All of them take ten minutes, which is left to the command.
+SOME = (
+    "OPT", "GPT-2", "GPT-J", "BLOOM", "Falcon, grouped", "Llama, tied", "Qwen2", "Gemma 3", "Phi-3", "GPTBigCode",
+    "Mixtral",
+)  # fmt: skip
+DIGITS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
+
+
+def spelled_out(page: str) -> dict[str, list[str]]:
+    """Architecture → its cells, with the sentences of the refusals in the place of their numbers."""
+    sentences = {number: html.unescape(words) for number, words in re.findall(r"^(\d+)\. (.+)$", page, re.MULTILINE)}
+
+    def spelled(cell: str) -> str:
+        return re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹]+", lambda found: f"({sentences[found[0].translate(DIGITS)]})", cell)
+
+    rows = [line.removeprefix("| ").removesuffix(" |").split(" | ") for line in page.splitlines() if line[:2] == "| "]
+    return {name: [spelled(cell) for cell in cells] for name, *cells in rows}
+
 
 @pytest.mark.slow
-def test_every_architecture_is_exact_or_refused_and_the_page_says_so():
-    found = architecture_table.table()
+def test_architectures_are_exact_or_refused_and_the_page_says_so():
+    found = architecture_table.table(SOME)
     assert architecture_table.wrong(found) == []
-    page = architecture_table.FILE.read_text(encoding="utf-8")
-    assert page == architecture_table.page(found), "run python -m tests.helpers.architecture_table"
+    written = spelled_out(architecture_table.FILE.read_text(encoding="utf-8"))
+    assert spelled_out(architecture_table.page(found)).items() <= written.items(), (
+        "run python -m tests.helpers.architecture_table"
+    )
 
 
 def test_the_list_has_the_architectures_that_the_page_promises():

@@ -20,12 +20,12 @@ from prunelab.pruning import pruning
 from prunelab.pruning.decisions import Plan
 from prunelab.recipes import variants
 from prunelab.recovery import recovery
-from prunelab.study import params
+from prunelab.study import params, sections
 from prunelab.tasks import language
 from prunelab.tasks.language import lessons
 from prunelab.training import training
 from stages import probes
-from tests.helpers import recipes, tiny
+from tests.helpers import imports, recipes, tiny
 from tests.pipeline.test_pipeline import graph
 from tests.quality.test_reference import (  # noqa: F401 (a fixture)
     ROOT,
@@ -160,7 +160,7 @@ def test_what_is_asked_hangs_on_the_stage_probes_and_decides_judging_alone():
         "reference", "quality", "quality-further", "cells",
     }  # fmt: skip
     for name, stage in stages.items():
-        told = [one for one in stage.get("params", []) if one.split(".")[0] in ("quality", "fetch")]
+        told = [one for one in imports.settings_of(stage) if one.split(".")[0] in ("quality", "fetch")]
         if name in ("train", "calibrate", "prune", "further", "efficiency", "efficiency-dense", "efficiency-further"):
             assert not told, name
         if name == "fetch":  # sources of further texts are no part of it
@@ -248,6 +248,17 @@ def test_the_name_of_a_training_changes_with_every_text_and_setting(place):  # n
         text.write_text(text.read_text() + "?")
         names.append(fingerprint(place))
     assert len(set(names)) == len(names)
+
+
+def test_how_often_checkpoints_are_shared_is_no_part_of_a_trainings_name(place):  # noqa: F811
+    assert fingerprint(place, share_minutes=3) == fingerprint(place, share_minutes=None)
+
+
+def test_the_stages_that_read_settings_of_training_name_all_of_them_but_how_often_checkpoints_are_shared():
+    decisive = {f"train.{key}" for key in sections.Train.model_fields} - {"train.share_minutes"}
+    for name in ("train", "prune", "further"):
+        (named,) = [set(one["params.yaml"]) for one in graph()[name]["params"] if isinstance(one, dict)]
+        assert named == decisive and "train" not in graph()[name]["params"]
 
 
 def test_the_name_of_a_fine_tuning_changes_with_the_base_model_and_its_tokenizer(place):  # noqa: F811

@@ -21,7 +21,7 @@ def test_its_two_commands_are_make_study_and_make_test():
     block = re.search(r"## Two commands\n\n```\n(.*?)```", README, re.DOTALL)[1]
     assert re.findall(r"^make \w+", block, re.MULTILINE) == ["make study", "make test"]
     planned = workspace.run(workspace.ROOT, *MAKE, "--dry-run", "test")
-    for part in ("ruff check .", "ruff format --check .", 'pytest -q -m "not slow and not gpu"', "pytest -q -m slow"):
+    for part in ("ruff check .", "ruff format --check .", 'pytest -q -m "not slow and not gpu', "pytest -q -m slow"):
         assert part in planned
     assert (workspace.ROOT / ".ci" / "run").read_text().rstrip().endswith("exec make test")
 

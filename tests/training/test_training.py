@@ -1,5 +1,6 @@
 """Training: the same windows on every way, a curve that a kill does not change, a stop at the first bad loss."""
 
+import csv
 import json
 import os
 import re
@@ -20,7 +21,7 @@ from prunelab.study import params
 from prunelab.tasks import language
 from prunelab.tasks.language import windows
 from prunelab.tasks.language.tokens import encode
-from prunelab.training import training
+from prunelab.training import points, training
 from tests.helpers import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -99,7 +100,8 @@ def test_killed_with_kill_9_it_continues_and_ends_with_the_curve_of_an_unbroken_
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
 
     def command(out: str) -> list[str]:  # both in processes of their own: another number of threads rounds otherwise
-        return [sys.executable, "-m", "stages.train", "--data", "data", "--out", out, "--seed", "s1"]
+        told = ["--points", f"results/{out}.jsonl"]
+        return [sys.executable, "-m", "stages.train", "--data", "data", "--out", out, "--seed", "s1", *told]
 
     subprocess.run(command("unbroken"), env=environment, check=True, capture_output=True)
     kills = 0
@@ -124,6 +126,12 @@ def test_killed_with_kill_9_it_continues_and_ends_with_the_curve_of_an_unbroken_
     assert kills >= 2 and "continuing from" in output
     same_files(place / "unbroken", place / "broken")
     assert not any((place / "checkpoints").iterdir())
+    said = [points.finished(place / "results" / f"{name}.jsonl") for name in ("unbroken", "broken")]
+    unbroken, broken = ([line | {"at": None} for line in lines if "validation_loss" in line] for lines in said)
+    assert unbroken == broken and len(unbroken) == 30
+    clocked = [line["step"] for line in said[1] if "recent_train_loss" in line]
+    assert clocked and clocked == sorted(set(clocked))
+    assert not list((place / points.LIVE).iterdir())
 
 
 TRACKER = {
@@ -141,6 +149,20 @@ def test_a_checkpoint_that_was_cut_off_is_passed_over(place):
             (work / f"checkpoint-{step}" / training.STATE_FILE).touch()
     assert training._last_checkpoint(work).endswith("checkpoint-10")
     assert not (work / "checkpoint-20").exists()
+
+
+def test_what_it_says_while_it_trains_is_its_curve_and_how_fast_it_goes(place):
+    out, live = place / "dense", place / "live.jsonl"
+    out.mkdir()
+    training.run(write_settings(place, epochs=3), language, place / "data", out, seed=1, points=live)
+    said = [json.loads(line) for line in points.read(live).lines]
+    with (out / "history" / "curve.csv").open(newline="") as file:
+        curve = [{name: float(word) for name, word in row.items() if word} for row in csv.DictReader(file)]
+    evaluated = [line for line in said if "validation_loss" in line]  # the others are written by the clock
+    assert [{name: value for name, value in line.items() if name != "at"} for line in evaluated] == curve
+    last = said[-1]
+    assert last["step"] == curve[-1]["step"] == 30 and last["learning_rate"] == curve[-1]["learning_rate"]
+    assert last["tokens_per_second"] > 0 and last["recent_train_loss"] > 0
 
 
 def test_the_folder_is_a_plain_hugging_face_one_with_best_and_last_and_history(place):
