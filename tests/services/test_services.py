@@ -197,7 +197,10 @@ def test_no_secret_was_written_anywhere(place, shared_out):
     holding = [
         path
         for path in place.folder.rglob("*")
-        if path.is_file() and not path.is_symlink() and services.SECRET.encode() in path.read_bytes()
+        if path.is_file()
+        and not path.is_symlink()
+        and services.SECRET.encode() in path.read_bytes()
+        and path.parts[-3:] != ("tests", "helpers", "services.py")  # which makes it up
     ]
     assert holding == []
 
@@ -220,8 +223,11 @@ def test_mlflow_opens_with_the_columns_and_charts_that_tell_rows_apart(place, sh
 @in_a_browser
 def test_prefect_shows_how_far_the_study_came_and_its_rows(place, shared_out):
     ui = place.environment["PREFECT_API_URL"].removesuffix("/api")
-    for key, words in (("progress", "stages done"), ("results", "systematic-50"), ("links", "MLflow")):
-        assert words in browser.text(f"{ui}/artifacts/key/{key}-smoke"), key
+    assert "stages done" in browser.text(f"{ui}/artifacts/key/progress-smoke")
+    with place.client() as client:
+        told = {artifact.key: str(artifact.data) for artifact in client.read_artifacts()}
+    link = json.loads((place.desk / ".prunelab/mirrored.json").read_text())["link"]
+    assert "systematic-50" in told["results-smoke"] and link in told["links-smoke"]
 
 
 @in_a_browser
