@@ -34,10 +34,10 @@ def mirror(wanted: list[Entry], study: str, uri: str, view: str | None = None) -
     Raises Unreachable when the store cannot be used, whatever the reason is.
     """
     identifiers, new = [], 0
-    with runs.failures_told(uri, lambda: len(identifiers)), _unfollowed() as alone:
+    with runs.failures_told(uri, lambda: len(identifiers)), _unfollowed() as is_ours:
         there = runs.Runs(uri, study)
         there.look()
-        if not alone:
+        if not is_ours:
             there.unfinished = {}
         for entry in wanted:
             content = entry.content()

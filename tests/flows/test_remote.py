@@ -160,3 +160,10 @@ def test_a_checkpoint_without_its_marker_or_with_half_a_file_is_none(shared):
 def test_checkpoints_of_an_earlier_training_are_not_shared_as_those_of_this_one(shared):
     checkpoint(10, best=10)
     assert checkpoints.put("small", "train@s1", time.time() + 1) == {"put": None}
+
+
+def test_a_checkpoint_is_whole_with_the_file_that_training_writes_last():
+    """Its name stands in two places, because the lane of dvc imports no torch."""
+    from prunelab.training import tracker
+
+    assert checkpoints.LAST_FILE == tracker.STATE_FILE
