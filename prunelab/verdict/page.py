@@ -213,7 +213,8 @@ def _studies(found: Findings) -> Section:
 
 def _facts(found: Findings) -> Table:
     columns = [Column("regime", words=True), Column("study", words=True), Column("seeds", words=True)]
-    columns += [Column(name, words=True) for name in ("kept", "code", "settings sha256", "text sha256", "windows")]
+    names = ("kept", "code", "machine", "settings sha256", "text sha256", "windows")
+    columns += [Column(name, words=True) for name in names]
     rows = []
     for which, regime in found.regimes.items():
         about, first = regime.study.about, regime.study.rows[0]
@@ -223,6 +224,7 @@ def _facts(found: Findings) -> Table:
             words(", ".join(about["seeds"])),
             words(about.get("kept_at")),
             words(about.get("git_revision")),
+            words(first.get("device")),
             words(about.get("settings_sha256", "")[:12]),
             words(first.get("text_sha256", "")[:12]),
             words(first.get("windows")),

@@ -24,14 +24,24 @@ def claims(found: Findings) -> list[Claim]:
 
 
 def headline(found: Findings) -> str:
-    """What a reader takes home, in one or two sentences."""
+    """What a reader takes home, in one or two sentences.
+
+    Where history ranks better in some named comparisons and worse in others, "no better" would hide the first and the
+    status alone the second: they are counted.
+    """
     ranks, falls = _ranks(found), _falls(found)
+    signs = [sign for _, _, sign in ranks.figures]
     history = {
         "holds": "Weight history ranks weights better than their final magnitude does",
         "holds in part": "Weight history ranks weights better than their final magnitude in some cases only",
         "does not hold": "Weight history ranks weights no better than their final magnitude does",
         "open": "Whether weight history ranks weights better than their final magnitude is open",
     }[ranks.status]
+    if {-1, 1} <= set(signs):
+        history = (
+            f"Ranked by weight history instead of final magnitude, a pruned model has the lower loss in "
+            f"{signs.count(-1)} of {len(signs)} comparisons named beforehand, the higher one in {signs.count(1)}"
+        )
     loss = {
         "holds": "pruning up to 60 % lowers the loss",
         "holds in part": "pruning lowers the loss in part of the cases",
@@ -99,8 +109,10 @@ def _reason(found: Findings) -> Claim:
     own, stopped = found.answer("P5"), found.answer("P6")
     if own.effect is None or stopped.effect is None or stopped.p != stopped.p:
         return Claim(question, "open", _open(found))
-    verb = {-1: "lowers", 0: "does not change", 1: "raises"}[own.sign]
-    told = f"Removing 60 % by history {verb} the loss against that dense model ({nats(own.effect)}, P5); "
+    verb = {-1: "lowers", 0: "is not shown to change", 1: "raises"}[own.sign]
+    # An interval can leave zero out where the test, adjusted for six comparisons, doesn't.
+    adjusted = "" if own.sign or not own.effect.sign else f", adjusted p {own.p:.2g}"
+    told = f"Removing 60 % by history {verb} the loss against that dense model ({nats(own.effect)}, P5{adjusted}); "
     place = {-1: "below", 0: "level with", 1: "above"}[stopped.sign]
     told += (
         f"it ends {place} the checkpoint of the same training that simply stopped in time ({nats(stopped.effect)}, P6)."
@@ -227,7 +239,7 @@ def _open(found: Findings) -> str:
 
 def precise(found: Findings) -> str:
     """Whether the main effects at 50 % are as precise as was wanted, in a sentence."""
-    from prunelab.verdict.precision import WANTED
+    from prunelab.verdict.precision import MOST, WANTED
 
     wide = [one for one in found.precisions if not one.narrow]
     known = [one for one in wide if one.seeds_for_interval is not None]
@@ -237,9 +249,10 @@ def precise(found: Findings) -> str:
         return f"Every main effect at 50 % is known to ± {WANTED:g} nats or better."
     if len(known) < len(wide):
         return "One seed has no interval: two or more would have."
-    most = max(known, key=lambda one: one.seeds_for_interval)
+    most = max(known, key=lambda one: (one.seeds_for_interval, one.effect.half))
+    needed = f"{most.seeds_for_interval}" if most.seeds_for_interval < MOST else f"{MOST:,} or more"
     return (
         f"{len(found.precisions) - len(wide)} of {len(found.precisions)} main effects at 50 % are known to "
         f"± {WANTED:g} nats. The widest ({most.factor}, {most.level}, {most.regime}: ± {most.effect.half:.4f}) would "
-        f"need {most.seeds_for_interval} seeds instead of {most.effect.seeds} for that."
+        f"need {needed} seeds instead of {most.effect.seeds} for that."
     )

@@ -59,7 +59,30 @@ def test_better_in_one_regime_and_worse_in_the_other_is_no_advantage(tmp_path):
     def worse(name: str) -> float:
         return planted.alike(name) + 0.015 * name.startswith("systematic")
 
-    assert by_question(found(tmp_path, better, worse))["ranks"].status == "does not hold"
+    told = found(tmp_path, better, worse)
+    assert by_question(told)["ranks"].status == "does not hold"
+    assert wording.headline(told).startswith(
+        "Ranked by weight history instead of final magnitude, a pruned model has the lower loss in 2 of 3 comparisons "
+        "named beforehand, the higher one in 1; "
+    )
+
+
+def test_an_interval_without_zero_that_the_adjusted_test_does_not_bear_out_says_so(tmp_path):
+    """Seeds that differ by 0.05 nats: one test of six finds p < 0.05, which six tests at once do not bear out."""
+
+    def wavers(name: str) -> float:
+        return 0.035 if name == "systematic-60" else planted.alike(name)
+
+    told = found(tmp_path, planted.alike, wavers, wobble=0.05)
+    assert told.answer("P5").effect.lo > 0 and told.answer("P5").p > 0.05
+    answer = by_question(told)["reason"].answer
+    assert "is not shown to change the loss against that dense model (+" in answer and ", P5, adjusted p 0." in answer
+
+
+def test_seeds_beyond_all_counting_are_told_as_so_many_or_more(tmp_path):
+    assert "would need 10,000 or more seeds instead of 3 for that" in wording.precise(
+        found(tmp_path, wobble=3.0, seeds=("s1", "s2", "s3"))
+    )
 
 
 def test_past_its_best_both_things_are_said(tmp_path):
