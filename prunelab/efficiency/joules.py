@@ -31,7 +31,15 @@ from prunelab.models import caches
 
 PHASES = ("prefill", "decode")
 COMPONENTS = ("cpu", "gpu", "ram")
+# The shortest window that says anything, by the meter: the counters of GPUs tick several times a second only, and in
+# 0.05 s a busy H200 once used nothing.
+LEAST_SECONDS = {"nvml_counter": 1.0, "amdsmi_counter": 1.0}
 TELLING = 0.05  # a difference of busy and idle below this share of busy is the meter's noise
+
+
+def readable(seconds: float, provenance: dict) -> float:
+    """Seconds of a window of which `seconds` are wanted: more where a counter of this machine ticks too slowly."""
+    return max([seconds, *(LEAST_SECONDS.get(source, 0.0) for source in provenance.values())])
 
 
 def idle(meter: Wattmeter, seconds: float) -> Window:

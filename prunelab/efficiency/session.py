@@ -69,7 +69,7 @@ def _measure(folder: Path, dense: Path, wanted, power, seed: int, session: dict 
     }
     meter = meter.ready() if meter else None
     before, steal, began = device.state(), device.steal_seconds(), time.perf_counter()
-    idle = [joules.idle(meter, power.idle_seconds)] if meter else []
+    idle = [joules.idle(meter, joules.readable(power.idle_seconds, meter.provenance))] if meter else []
     timings: list[dict] = []
     rows = [{"kind": "memory", "position": place, "peak_bytes": peak} for place, peak in enumerate(further)]
     for work in works:
@@ -86,10 +86,11 @@ def _measure(folder: Path, dense: Path, wanted, power, seed: int, session: dict 
     figures |= timing_figures(timings, session, wanted.within_percent)
     figures |= vision.figures(variant, inputs[works[0]])
     if meter:
+        long = joules.readable(power.window_seconds, meter.provenance)
         windows = joules.interleave(
-            meter, models, inputs[works[0]], works[0], power.seconds, power.window_seconds, timings[0]["dense"], seed
+            meter, models, inputs[works[0]], works[0], power.seconds, long, timings[0]["dense"], seed
         )
-        idle.append(joules.idle(meter, power.idle_seconds))
+        idle.append(joules.idle(meter, joules.readable(power.idle_seconds, meter.provenance)))
         rows += [{"kind": "energy", **row} for row in windows]
         rows += [{"kind": "idle", "position": place, **window._asdict()} for place, window in enumerate(idle)]
         figures |= metered_figures(timings[0], windows, idle, meter.provenance, power, session)

@@ -56,6 +56,19 @@ def test_windows_alternate_and_hold_the_same_fixed_work(session):
     assert set(arms) <= {"vddv", "dvvd"}
 
 
+@pytest.mark.parametrize(
+    ("sources", "wanted", "read"),
+    [
+        ({"cpu": "cpu_load_model", "gpu": "none", "ram": "model"}, 0.1, 0.1),
+        ({"cpu": "rapl", "gpu": "none", "ram": "model"}, 0.1, 0.1),
+        ({"cpu": "cpu_load_model", "gpu": "nvml_counter", "ram": "model"}, 0.1, 1.0),
+        ({"cpu": "rapl", "gpu": "amdsmi_counter", "ram": "model"}, 10.0, 10.0),
+    ],
+)
+def test_a_window_is_no_shorter_than_a_gpus_counter_can_read(sources, wanted, read):
+    assert joules.readable(wanted, sources) == read
+
+
 def test_a_decode_window_bills_decoded_tokens_only_and_a_prefill_window_prompts_only(session):
     price = {"variant": 3.0, "dense": 4.0}
     for row in session:
