@@ -1,6 +1,7 @@
 """What Prefect's interface shows of a study beside logs and states: its artifacts, whose keys name the study.
 
-progress-STUDY   stages done, elapsed, left; while it runs
+progress-STUDY   stages done, elapsed, left; while it runs. Of a shared-out study all of its stages, wherever they run;
+                 what one worker has to do of it is progress-STUDY-part
 results-STUDY    the table of the rows; at the end, like
 links-STUDY      where MLflow shows the rows side by side, and where the report lies
 """
@@ -28,9 +29,11 @@ RESULTS, PAGE = Path("report/results.csv"), Path("report/index.html")
 class Progress:
     """The progress artifact of a study with so many stages to run, from now on."""
 
-    def __init__(self, study: str, stages: int):
+    def __init__(self, study: str, stages: int, share: str | None = None):
+        """share: whose share of the stages it tells, `part` or `coordinator`; None: the study's own."""
+        key = f"progress-{study}" if share is None else f"progress-{study}-{share}"
         self._study, self._stages, self._began = study, stages, time.monotonic()
-        self._artifact = create_progress_artifact(0.0, key=f"progress-{study}", description=self.told(0, None))
+        self._artifact = create_progress_artifact(0.0, key=key, description=self.told(0, None))
 
     def told(self, done: int, seconds_left: float | None) -> str:
         left = "no estimate yet" if seconds_left is None else f"about {clock(seconds_left)} left"

@@ -13,7 +13,7 @@ never takes the place of what it waits for.
 import contextlib
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import httpx
@@ -25,8 +25,8 @@ from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.states import Cancelling, Completed, State
 
+from flows import artifacts, live, running, told
 from flows import graph as graphs
-from flows import live, running, told
 from flows import part as parts_flow
 from flows import revision as revisions
 from flows.graph import Graph
@@ -64,6 +64,22 @@ def hand_over(asked: dict[str, Any]) -> State | None:
     return Completed(name="HandedOver", message=f"the run {run.name} of {COORDINATOR} coordinates it")
 
 
+class Left:
+    """The stages that nobody has run yet, of all machines, and the progress artifact that tells how many they are."""
+
+    def __init__(self, study: str, stages: set[str], left: set[str]):
+        self.left, self._count = set(left), len(stages)
+        self._first, self._began = len(left), time.monotonic()
+        self._shown = artifacts.Progress(study, self._count)
+        self.ended(set())
+
+    def ended(self, stages: Iterable[str]) -> None:
+        """These stages have run somewhere, or were restored."""
+        self.left = self.left - set(stages)
+        done, spent = self._first - len(self.left), time.monotonic() - self._began
+        self._shown.update(self._count - len(self.left), spent / done * len(self.left) if done else None)
+
+
 def share_out(
     settings: params.Settings,
     lanes: Lanes,
@@ -71,8 +87,9 @@ def share_out(
     study: str | None,
     overrides: dict[str, Any] | None,
     targets: list[str] | None,
-) -> None:
-    """Have workers run what they can of the study; afterwards it is in this folder. Raises StageFailed where not."""
+) -> Left:
+    """Have workers run what they can of the study; afterwards it is in this folder, and what is left is the
+    coordinator's own. Raises StageFailed where not."""
     say = get_run_logger().info
     common = {"study": study, "overrides": overrides, "revision": revisions.committed(bool(study or overrides))}
     measured_on = settings.efficiency.device
@@ -80,12 +97,14 @@ def share_out(
         carry_out([Part(f"{settings.study}: which machine is {measured_on}", ["device"], measured_on)], common)
     parts_flow.take_device(settings, lanes)
     graph, changed = running.look(targets)
-    fetch_first(settings, lanes, room, graph, changed)
+    left = Left(settings.study, graph.needs.keys() - graph.probes, changed | graph.last)
+    left.ended(fetch_first(settings, lanes, room, graph, changed))
     shared = graphs.in_order(graph, [name for name in graph.needs if "@" in name])
 
     def restore() -> list[str]:
         lacking = lanes.remote("remote.restore", say, names=shared)["lacking"] if shared else []
         say("%d of %d stages are there, %d are not", len(shared) - len(lacking), len(shared), len(lacking))
+        left.ended(set(shared) - set(lacking))
         if device.is_here(measured_on):  # then they are ours
             lacking = [name for name in lacking if not of_the_machine(name)]
         return lacking
@@ -96,13 +115,14 @@ def share_out(
                 # Where it is not used here, or away, {}: no part begins any either.
                 common["handed"] = live.begin(get_run_logger().warning) or {}
                 running.show(graph.needs.keys() - set(shared), common["handed"], is_owner=True)
-            carry_out(parts, common)
+            carry_out(parts, common, lambda one: left.ended(one.targets))
     if lacking := restore():
         raise running.StageFailed(f"every part has ended, and yet the DVC remote lacks {', '.join(lacking)}")
+    return left
 
 
-def fetch_first(settings: params.Settings, lanes: Lanes, room: Room, graph: Graph, changed: set[str]) -> None:
-    """Run what workers need and is no stage of a seed or variant, so that each need not fetch for itself."""
+def fetch_first(settings: params.Settings, lanes: Lanes, room: Room, graph: Graph, changed: set[str]) -> list[str]:
+    """Run what workers need and is no stage of a seed or variant, so that each need not fetch for itself; its names."""
     say = get_run_logger().info
     wanted = [name for name in graph.needs if "@" in name]
     needed = {other for name in wanted for other in graph.needs[name] if "@" not in other} - graph.probes
@@ -110,8 +130,9 @@ def fetch_first(settings: params.Settings, lanes: Lanes, room: Room, graph: Grap
     names = graphs.in_order(first, changed & first.needs.keys())
     if names:
         lacking = lanes.remote("remote.restore", say, names=names)["lacking"]
-        running.run(settings, room, running.Work(first, set(lacking)))
+        running.run(settings, room, running.Work(first, set(lacking)), share="coordinator")
     parts_flow.push(lanes, needed)
+    return names
 
 
 def of_seeds(settings: params.Settings, lacking: list[str]) -> list[Part]:
@@ -159,8 +180,13 @@ def of_a_machine(settings: params.Settings, lacking: list[str]) -> list[Part]:
     return [Part(f"{settings.study}: {seed} on {queue}", names, queue) for seed, names in found.items()]
 
 
-def carry_out(parts: Iterable[Part], common: dict[str, Any]) -> None:
-    """Submit the parts and wait for their end. Raises StageFailed, after all have ended, where one did not complete."""
+def carry_out(
+    parts: Iterable[Part], common: dict[str, Any], completed: Callable[[Part], None] = lambda one: None
+) -> None:
+    """Submit the parts and wait for their end. Raises StageFailed, after all have ended, where one did not complete.
+
+    completed(part) is told of each that has.
+    """
     log, waiting, failures = get_run_logger(), {}, []
 
     def submit(one: Part, attempt: int) -> None:
@@ -184,6 +210,7 @@ def carry_out(parts: Iterable[Part], common: dict[str, Any]) -> None:
                     del waiting[identifier]
                     if state.is_completed():
                         log.info("%s has completed, %d parts to go", one.name, len(waiting))
+                        completed(one)
                     elif state.is_crashed() and attempt < ATTEMPTS:
                         log.warning("%s was lost (%s): it is submitted again", one.name, state.message)
                         submit(one, attempt + 1)

@@ -71,7 +71,7 @@ def carry_out(
 
     try:
         with sharing(settings, lanes, training) as started:
-            running.run(settings, room, running.Work(graph, set(lacking)), started, ran, handed)
+            running.run(settings, room, running.Work(graph, set(lacking)), started, ran, handed, share="part")
     except running.StageFailed:
         push(lanes, done)  # what the others made is not lost
         raise

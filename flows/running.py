@@ -115,11 +115,12 @@ def run(
     started: Callable[[str], None] = lambda name: None,
     ran: Callable[[str, float], None] = lambda name, seconds: None,
     handed: dict[str, str] | None = None,
+    share: str | None = None,
 ) -> int:
     """Run what changed, and what always runs; how many had changed. Raises StageFailed after all that could run has.
 
     started(stage) is told of each that begins, ran(stage, seconds) of each that has succeeded. handed: path of a row →
-    its run of MLflow, where a coordinator began them.
+    its run of MLflow, where a coordinator began them. share: as in artifacts.Progress.
     """
     show_seeds, headline = len(settings.seeds) > 1, tasks.headline(settings)
     log, (graph, changed) = get_run_logger(), work
@@ -131,7 +132,7 @@ def run(
     plan = Schedule(needs, room.workers, room.cores, trains_with_one_thread=settings.train.threads == 1)
     if changed - graph.last and not _live:
         show(graph.needs.keys() - todo, handed)
-    seconds, failures, progress = {}, {}, artifacts.Progress(settings.study, len(todo))
+    seconds, failures, progress = {}, {}, artifacts.Progress(settings.study, len(todo), share)
     outcomes: queue.Queue = queue.Queue()
 
     def before() -> None:

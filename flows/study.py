@@ -54,9 +54,10 @@ def study(
             return Completed(name="Skipped", message=str(reason))
         room = Room(workers)
         with running.lanes() as lanes:
-            if fan_out:
-                fanout.share_out(settings, lanes, room, study, overrides, targets)
-            ran = running.run(settings, room, running.look(targets))
+            shared = fanout.share_out(settings, lanes, room, study, overrides, targets) if fan_out else None
+            ran = running.run(settings, room, running.look(targets), share="coordinator" if shared else None)
+            if shared:
+                shared.ended(shared.left)
             artifacts.publish(settings.study)
     what = "complete" if targets is None else f"done as far as {', '.join(targets)}"
     log.info("study %s is %s (%s stages ran here): report/index.html", settings.study, what, ran)

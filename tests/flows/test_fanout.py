@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from prefect.states import Cancelled, Completed, Crashed, Failed, Running
 
-from flows import fanout
+from flows import artifacts, fanout
 from flows.running import StageFailed
 from prunelab.errors import InputError
 
@@ -142,3 +142,32 @@ def test_parts_that_still_run_are_cancelled_when_the_coordinator_is(serve, monke
     with pytest.raises(KeyboardInterrupt):
         fanout.carry_out(PARTS, {"revision": "abc"})
     assert server.cancelled == list(server.states)
+
+
+def test_the_progress_of_a_study_that_is_shared_out_is_that_of_all_its_stages(serve, monkeypatch):
+    """Four stages of which one is unchanged: what the coordinator restores and what a part has done both count."""
+    told, made = [], []
+
+    def create(share, *, key, description):
+        made.append(key)
+
+    monkeypatch.setattr(artifacts, "create_progress_artifact", create)
+    monkeypatch.setattr(artifacts, "update_progress_artifact", lambda _, share, words: told.append((share, words)))
+    left = fanout.Left(
+        "small", {"fetch", "train@s1", "prune@x-50-s1", "report"}, {"fetch", "train@s1", "prune@x-50-s1"}
+    )
+    left.ended(["fetch"])
+    serve(Completed(), Failed(message="stage x failed"))
+    parts = [fanout.Part("one", ["train@s1"]), fanout.Part("two", ["prune@x-50-s1"])]
+    with pytest.raises(StageFailed):
+        fanout.carry_out(parts, {"revision": "abc"}, lambda one: left.ended(one.targets))
+    assert made == ["progress-small"] and left.left == {"prune@x-50-s1"}
+    assert [share for share, _ in told] == [25, 50, 75]
+    assert told[0][1].endswith("no estimate yet") and told[-1][1].startswith("study small: 3 of 4 stages done, 0:00")
+
+
+def test_what_one_worker_has_to_do_of_a_study_has_an_artifact_of_its_own(monkeypatch):
+    made = []
+    monkeypatch.setattr(artifacts, "create_progress_artifact", lambda share, *, key, description: made.append(key))
+    artifacts.Progress("small", 3, "part")
+    assert made == ["progress-small-part"]

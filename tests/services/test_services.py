@@ -225,8 +225,13 @@ def test_prefect_shows_how_far_the_study_came_and_its_rows(place, shared_out):
     ui = place.environment["PREFECT_API_URL"].removesuffix("/api")
     assert "stages done" in browser.text(f"{ui}/artifacts/key/progress-smoke")
     with place.client() as client:
+        progress = next(one for one in client.read_artifacts() if one.key == "progress-smoke")
         told = {artifact.key: str(artifact.data) for artifact in client.read_artifacts()}
     link = json.loads((place.desk / ".prunelab/mirrored.json").read_text())["link"]
+    whole = re.match(r"study smoke: (\d+) of (\d+) stages done, ", progress.description)
+    assert (
+        whole and whole[1] == whole[2] and float(progress.data) == 100
+    )  # of all machines, and not of the last to begin
     assert "systematic-50" in told["results-smoke"] and link in told["links-smoke"]
 
 
