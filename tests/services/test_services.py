@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from tests.helpers import browser, forks, services, toy
-from tests.helpers.workshop import Workshop
+from tests.helpers.workshop import Workshop, git
 
 pytestmark = [
     pytest.mark.services,
@@ -65,8 +65,9 @@ class Place(Workshop):
         queues += ["--work-queue", "bench"]
         return self.start_worker("gpu", folder, *queues, PRUNELAB_DEVICE="bench", DNNL_TEST="bench")
 
-    def kill_worker_at(self, stage: str) -> Path:
-        """Kill -9 the worker that runs a stage of this kind, and all that it started; the clone that it had."""
+    @contextlib.contextmanager
+    def without_the_worker_at(self, stage: str):
+        """Kill -9 the worker that runs a stage of this kind, and all that it started; within, its clone has none."""
 
         def busy() -> Path | None:
             for one in psutil.process_iter(["cmdline", "cwd"]):
@@ -81,7 +82,10 @@ class Place(Workshop):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         worker.wait()
-        return folder
+        try:
+            yield
+        finally:
+            self.workers[folder] = self.work(folder)
 
     def said(self, words: str) -> list[str]:
         """The lines of parts that hold `words`."""
@@ -146,15 +150,20 @@ def test_the_coordinator_ran_nothing_of_the_workers_although_every_clone_is_anot
 
 
 @pytest.fixture(scope="module")
-def plain(place, shared_out):
+def apart(place):
+    """A clone that no worker has, for a plain `dvc repro`."""
+    return place.add_clone("apart")
+
+
+@pytest.fixture(scope="module")
+def plain(place, shared_out, apart):
     """A clone after a plain `dvc repro` of the same study, during all of which MLflow was down."""
-    folder = place.add_clone("plain")
     place.mlflow.stop()
     try:
-        repro(place, folder, OVERRIDES)
+        repro(place, apart, OVERRIDES)
     finally:
         place.mlflow.start()
-    return folder
+    return apart
 
 
 def test_the_report_is_that_of_a_plain_dvc_repro_but_for_what_was_measured(place, plain):
@@ -259,45 +268,45 @@ def repro(place, folder, overrides: dict, *targets: str) -> None:
         subprocess.run([sys.executable, *command], cwd=folder, env=environment, check=True)
 
 
-def test_a_training_whose_worker_was_killed_goes_on_elsewhere_from_the_checkpoint_that_was_shared(place, plain):
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def test_a_training_whose_worker_was_killed_goes_on_elsewhere_from_the_checkpoint_that_was_shared(place, apart):
     run = place.share_out(study="smoke", overrides=LONG, targets=["train"])
     place.wait(lambda: place.said("shared checkpoints/"), 300, "no checkpoint was shared")
-    lost = place.kill_worker_at("train")
-    ended = place.ended(run, 500)
+    with place.without_the_worker_at("train"):
+        ended = place.ended(run, 500)
     assert ended.state_name == "Completed", "\n".join(place.lines(run)[-60:])
     assert any("was lost (no sign of life" in line for line in place.lines(run))
     assert place.said("another worker left checkpoints/") and place.said("continuing from checkpoints/")
-    repro(place, plain, LONG, "train@s1")
+    repro(place, apart, LONG, "train@s1")
     name = "models/s1/dense/model.safetensors"
-    assert (place.desk / name).read_bytes() == (plain / name).read_bytes()
-    place.workers[lost] = place.work(lost)
+    assert (place.desk / name).read_bytes() == (apart / name).read_bytes()
 
 
-def test_variants_whose_worker_was_killed_while_it_pruned_are_made_by_another(place, plain):
+def test_variants_whose_worker_was_killed_while_it_pruned_are_made_by_another(place, apart):
     run = place.share_out(study="smoke", overrides=LONG, targets=["prune"])
-    lost = place.kill_worker_at("prune")
-    ended = place.ended(run, 500)
+    with place.without_the_worker_at("prune"):
+        ended = place.ended(run, 500)
     assert ended.state_name == "Completed", "\n".join(place.lines(run)[-60:])
     assert any("was lost (no sign of life" in line for line in place.lines(run))
-    repro(place, plain, LONG, "prune")
-    for variant in ("magnitude-50", "magnitude-80"):
-        names = sorted(path.name for path in (plain / "models/s1" / variant).iterdir())
-        assert sorted(path.name for path in (place.desk / "models/s1" / variant).iterdir()) == names
-        whole = [(one / "models/s1" / variant / "model.safetensors") for one in (place.desk, plain)]
-        assert whole[0].read_bytes() == whole[1].read_bytes()
-    place.workers[lost] = place.work(lost)
+    repro(place, apart, LONG, "prune")
+    for variant in ("magnitude-50", "magnitude-60", "magnitude-70", "magnitude-80"):
+        found = files(place.desk / "models/s1" / variant)
+        assert "packed-00001.safetensors" in found and found == files(apart / "models/s1" / variant), variant
 
 
 # ---- faults, with stages that take no time ----
 
 
 @pytest.fixture(scope="module")
-def toys(place, shared_out):
-    """The toy pipeline instead of the study's."""
+def toys(place):
+    """From here on the toy pipeline instead of the study's."""
     for name, text in (("stage.sh", toy.STAGE), ("table.csv", toy.TABLE), ("dvc.yaml", toy.SEEDED)):
         (place.source / name).write_text(text)
     with (place.source / ".gitignore").open("a") as file:
-        file.write("/events.log\n/hold-*\n")
+        file.write("/events.log\n/fail-*\n")
     place.publish("a toy")
     few = {"methods": ["random", "magnitude"], "rates": [50, 80], "further": []}
     return {"seeds": ["s1", "s2"], "prune": few, "efficiency": {"device": "bench"}}
@@ -313,6 +322,27 @@ def test_a_study_gets_over_twenty_seconds_without_its_storage(place, toys):
     assert ended.state_name == "Completed", "\n".join(place.lines(run)[-60:])
     ran = toy.started(place.bench) + toy.started(place.other)
     assert len(ran) == len(set(ran)) and "train@s2" in ran and "efficiency@magnitude-80-s2" in ran
+
+
+def test_a_second_time_no_stage_runs_on_any_worker(place, toys):
+    workers = (place.bench, place.other)
+    before = [toy.started(one) for one in workers]
+    run = place.share_out(overrides=toys)
+    assert place.ended(run, 200).state_name == "Completed"
+    assert [toy.started(one) for one in workers] == before
+    submitted = [line for line in place.lines(run) if line.startswith("submitted ")]
+    assert len(submitted) == 1 and "which machine is bench" in submitted[0]
+
+
+def test_a_part_that_fails_ends_the_study_with_what_it_said_and_seeds_that_are_done_are_not_done_again(place, toys):
+    for worker in (place.bench, place.other):
+        (worker / "fail-train@s9").touch()
+    run = place.share_out(overrides=toys | {"seeds": ["s1", "s9"]})
+    ended = place.ended(run, 300)
+    assert ended.state_name == "Failed" and "broken on purpose" in ended.state.message
+    ran = toy.started(place.bench) + toy.started(place.other)
+    assert ran.count("train@s1") == 1 and "train@s9" in ran
+    assert git(place.desk, "rev-parse", "HEAD") == git(place.source, "rev-parse", "HEAD")
 
 
 def test_a_wrong_key_ends_a_part_at_once_with_what_the_storage_said(place, toys):
