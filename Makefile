@@ -42,8 +42,9 @@ test-fast: .venv/installed
 	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 python -m pytest -q -m "not slow and not gpu and not services and not chaos" \
 	    -n auto --dist loadfile
 
+# In the order of tests/conftest.py: xdist by itself would begin with the files of most tests, and end with the longest.
 test-slow: .venv/installed
-	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 python -m pytest -q -m slow -n auto --dist loadfile
+	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 python -m pytest -q -m slow -n auto --dist loadfile --no-loadscope-reorder
 
 # One after the other: they share the card, and some measure on it.
 test-gpu: .venv/installed
