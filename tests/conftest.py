@@ -10,6 +10,8 @@ LONGEST_FIRST = (
     "tests/pipeline/test_verdict_study.py",
     "tests/models/test_architecture_table.py",
     "tests/chaos/test_chaos.py",
+    "tests/command/test_trying.py",
+    "tests/pipeline/test_readme.py",
     "tests/pipeline/test_price_study.py",
 )
 ROOT = Path(__file__).parent.parent
