@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> None:
         alone = place.share_out(**asked("s1"), targets=["quality"])
         place.work("gpu", other, cores[1])
         time.sleep(10)  # until the server counts it
-        both = place.share_out(**asked("s2"), targets=["quality"])
+        both = place.share_out(**asked("s1", "s2"), targets=["quality"])  # those of s1 are there
     finally:
         place.close()
         shutil.rmtree(folder, ignore_errors=True)
