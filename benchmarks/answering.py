@@ -13,6 +13,7 @@ import json
 import time
 from pathlib import Path
 
+from prunelab.errors import InputError, exit_cleanly
 from prunelab.fragments import interval
 from prunelab.models import checkpoint, loading
 from prunelab.quality import quality
@@ -28,6 +29,8 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = params.load().quality
     there = [path.name for path in sorted(arguments.models.iterdir()) if (path / "config.json").exists()]
+    if unknown := set(arguments.only or ()) - set(there):
+        raise InputError(f"--only: {', '.join(sorted(unknown))}: no such model in {arguments.models}")
     others = [name for name in there if name != DENSE and (not arguments.only or name in arguments.only)]
     dense, sets, rows = None, [], []
     for name in (DENSE, *others):
@@ -71,4 +74,4 @@ def told(found: dict) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    exit_cleanly(main)

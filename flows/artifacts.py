@@ -43,7 +43,8 @@ class Progress:
     def update(self, done: int, seconds_left: float | None) -> str:
         """Show that `done` stages have ended, and what is said of it in the log."""
         told = self.told(done, seconds_left)
-        update_progress_artifact(self._artifact, 100 * done / self._stages, f"study {self._study}: {told}")
+        percent = 100 * done / self._stages if self._stages else 100.0  # of probes alone there are none to tell
+        update_progress_artifact(self._artifact, percent, f"study {self._study}: {told}")
         return told
 
 

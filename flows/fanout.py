@@ -73,8 +73,13 @@ class Left:
         self._shown = artifacts.Progress(study, self._count)
         self.ended(set())
 
+    def restored(self, stages: Iterable[str]) -> None:
+        """These are there; those that no part was told to run say nothing of how long the others take."""
+        self._first -= len(self.left & set(stages))
+        self.ended(stages)
+
     def ended(self, stages: Iterable[str]) -> None:
-        """These stages have run somewhere, or were restored."""
+        """These have run somewhere."""
         self.left = self.left - set(stages)
         done, spent = self._first - len(self.left), time.monotonic() - self._began
         self._shown.update(self._count - len(self.left), spent / done * len(self.left) if done else None)
@@ -104,7 +109,7 @@ def share_out(
     def restore() -> list[str]:
         lacking = lanes.remote("remote.restore", say, names=shared)["lacking"] if shared else []
         say("%d of %d stages are there, %d are not", len(shared) - len(lacking), len(shared), len(lacking))
-        left.ended(set(shared) - set(lacking))
+        left.restored(set(shared) - set(lacking))
         if device.is_here(measured_on):  # then they are ours
             lacking = [name for name in lacking if not of_the_machine(name)]
         return lacking

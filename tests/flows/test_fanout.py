@@ -166,6 +166,17 @@ def test_the_progress_of_a_study_that_is_shared_out_is_that_of_all_its_stages(se
     assert told[0][1].endswith("no estimate yet") and told[-1][1].startswith("study small: 3 of 4 stages done, 0:00")
 
 
+def test_what_was_restored_does_not_pass_for_speed_and_probes_alone_are_all_done(monkeypatch):
+    told = []
+    monkeypatch.setattr(artifacts, "create_progress_artifact", lambda share, *, key, description: None)
+    monkeypatch.setattr(artifacts, "update_progress_artifact", lambda _, share, words: told.append((share, words)))
+    left = fanout.Left("small", {"train@s1", "prune@x-50-s1"}, {"train@s1", "prune@x-50-s1"})
+    left.restored(["train@s1"])
+    assert told[-1][0] == 50 and told[-1][1].endswith("no estimate yet")
+    fanout.Left("small", set(), set())
+    assert told[-1][0] == 100
+
+
 def test_what_one_worker_has_to_do_of_a_study_has_an_artifact_of_its_own(monkeypatch):
     made = []
     monkeypatch.setattr(artifacts, "create_progress_artifact", lambda share, *, key, description: made.append(key))
